@@ -1,0 +1,151 @@
+// Control messages from one peer to one other: fixed 64-byte slots, a message is a chain of them. Every slot names both
+// incarnations, so a reader that starts anew skips what was meant for its predecessor, and a writer that starts anew is
+// not taken for the old one.
+#pragma once
+
+#include <cstddef>
+
+#include "atomics.hpp"
+#include "layout.hpp"
+
+namespace vmring {
+
+// Tag of acknowledgements: for this writer, from this reader, in these lives.
+constexpr uint32_t pair_tag(uint32_t writer, uint32_t reader) {
+  uint64_t x = tagged(writer, reader) * 0x9E3779B97F4A7C15ull;
+  x ^= x >> 29;
+  x *= 0xBF58476D1CE4E5B9ull;
+  return static_cast<uint32_t>(x >> 32) | 1u;
+}
+
+template <class A>
+class ControlWriter {
+ public:
+  // `head` is the ring's first line in the own section; `ack` lies in the reader's section.
+  ControlWriter(uint8_t* head, const uint64_t* ack, uint32_t incarnation)
+      : head_(reinterpret_cast<uint64_t*>(head)), slots_(reinterpret_cast<ControlSlot*>(head + kLine)), ack_(ack),
+        incarnation_(incarnation) {
+    A::template store_release<Site::publish_control>(head_, tagged(incarnation_, 0));
+  }
+
+  // A new life of the reader: what stands in the ring is void.
+  void set_reader(uint32_t incarnation) {
+    reader_ = incarnation;
+    tag_ = pair_tag(incarnation_, incarnation);
+    floor_ = tail_;
+  }
+
+  // False: no room (or too long); nothing was written.
+  bool send(const uint8_t* bytes, uint32_t length) {
+    if (reader_ == 0 || length == 0 || length > kMaxControl) return false;
+    const uint32_t count = (length + kSlotPayload - 1) / kSlotPayload;
+    // SYNC: the reader has copied those slots; pairs with publish_ack.
+    const uint64_t ack = A::template load_acquire<Site::read_ack>(ack_);
+    // An acknowledgement outside (floor, tail] is old or forged; both mean no news.
+    if (tag_of(ack) == tag_ && value_of(ack) - floor_ <= tail_ - floor_) floor_ = value_of(ack);
+    if (tail_ - floor_ + count > kControlSlots) return false;
+    for (uint32_t i = 0; i < count; ++i) {
+      const uint32_t at = i * kSlotPayload;
+      const uint32_t part = length - at < kSlotPayload ? length - at : kSlotPayload;
+      ControlSlot slot{};
+      slot.sequence = tail_ + i;
+      slot.length = static_cast<uint8_t>(part);
+      slot.flags = static_cast<uint8_t>((i == 0 ? kSlotFirst : 0) | (i + 1 == count ? kSlotLast : 0));
+      slot.writer_incarnation = incarnation_;
+      slot.reader_incarnation = reader_;
+      __builtin_memcpy(slot.payload, bytes + at, part);
+      A::write_bytes(&slots_[(tail_ + i) % kControlSlots], &slot, sizeof slot);
+    }
+    tail_ += count;
+    // SYNC: all slots of the message are visible with the tail; pairs with ControlReader::poll.
+    A::template store_release<Site::publish_control>(head_, tagged(incarnation_, tail_));
+    return true;
+  }
+
+ private:
+  uint64_t* head_;
+  ControlSlot* slots_;
+  const uint64_t* ack_;
+  uint32_t incarnation_;
+  uint32_t reader_ = 0;
+  uint32_t tag_ = 0;
+  uint32_t tail_ = 0;
+  uint32_t floor_ = 0;
+};
+
+template <class A>
+class ControlReader {
+ public:
+  ControlReader(const uint8_t* head, uint64_t* ack, uint32_t incarnation)
+      : head_(reinterpret_cast<const uint64_t*>(head)), slots_(reinterpret_cast<const ControlSlot*>(head + kLine)),
+        ack_(ack), incarnation_(incarnation) {}
+
+  // A new life of the writer: reading begins at the oldest slot that can still be whole.
+  void set_writer(uint32_t incarnation) {
+    writer_ = incarnation;
+    started_ = false;
+    length_ = 0;
+    collecting_ = false;
+  }
+
+  // The next whole message, copied into `message` (kMaxControl bytes); its length, or 0 for none. Looks at no more than
+  // kControlSlots slots. A slot that does not fit what went before is skipped: the session above repeats itself.
+  uint32_t poll(uint8_t* message) {
+    if (writer_ == 0) return 0;
+    const uint64_t head = A::template load_acquire<Site::read_control>(head_);
+    if (tag_of(head) != writer_) return 0;
+    const uint32_t tail = value_of(head);
+    if (!started_ || tail - position_ > kControlSlots) {
+      position_ = started_ || tail >= kControlSlots ? tail - kControlSlots : 0;
+      started_ = true;
+      collecting_ = false;
+    }
+    uint32_t result = 0;
+    const uint32_t before = position_;
+    while (position_ != tail && result == 0) {
+      ControlSlot slot;
+      A::read_bytes(&slot, &slots_[position_ % kControlSlots], sizeof slot);
+      const bool mine = slot.sequence == position_ && slot.writer_incarnation == writer_ &&
+                        slot.reader_incarnation == incarnation_ && slot.length <= kSlotPayload;
+      ++position_;
+      if (!mine) {
+        collecting_ = false;
+        continue;
+      }
+      if (slot.flags & kSlotFirst) {
+        collecting_ = true;
+        length_ = 0;
+      }
+      if (!collecting_ || length_ + slot.length > kMaxControl) {
+        collecting_ = false;
+        continue;
+      }
+      __builtin_memcpy(buffer_ + length_, slot.payload, slot.length);
+      length_ += slot.length;
+      if (slot.flags & kSlotLast) {
+        __builtin_memcpy(message, buffer_, length_);
+        result = length_;
+        collecting_ = false;
+      }
+    }
+    if (position_ != before) {
+      // SYNC: the slots have been copied; pairs with the acquire in ControlWriter::send.
+      A::template store_release<Site::publish_ack>(ack_, tagged(pair_tag(writer_, incarnation_), position_));
+    }
+    return result;
+  }
+
+ private:
+  const uint64_t* head_;
+  const ControlSlot* slots_;
+  uint64_t* ack_;
+  uint32_t incarnation_;
+  uint32_t writer_ = 0;
+  uint32_t position_ = 0;
+  bool started_ = false;
+  bool collecting_ = false;
+  uint32_t length_ = 0;
+  uint8_t buffer_[kMaxControl];
+};
+
+} // namespace vmring

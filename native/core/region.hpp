@@ -1,0 +1,167 @@
+// Header and peer table: formatting, checking, and the private copy of the geometry that everything else goes by.
+#pragma once
+
+#include "atomics.hpp"
+#include "layout.hpp"
+
+namespace vmring {
+
+// Checked once against the real size of the mapping; never read again.
+struct Geometry {
+  uint64_t size = 0;
+  uint32_t sections = 0;
+  uint64_t section_offset = 0;
+  uint64_t section_size = 0;
+  uint16_t major = 0;
+  uint16_t minor = 0;
+  bool plain = false;
+  uint32_t daemon_incarnation = 0;
+  uint8_t uuid[16] = {};
+
+  uint64_t section_at(uint32_t index) const { return section_offset + index * section_size; }
+  uint64_t entry_at(uint32_t index) const { return kHeaderLength + index * kLine; }
+  uint64_t heap_begin() const { return heap_offset(sections); }
+};
+
+enum class Header { ok, blank, magic, version, feature, geometry, size };
+
+constexpr bool is_power_of_two(uint64_t value) { return value != 0 && (value & (value - 1)) == 0; }
+
+// Sections of a region of `size` bytes; section_size 0: it does not fit.
+constexpr Geometry plan_geometry(uint64_t size, uint32_t sections) {
+  Geometry g;
+  g.size = size;
+  g.sections = sections;
+  g.major = kMajor;
+  g.minor = kMinor;
+  g.section_offset = align_up(kHeaderLength + sections * kLine, kPage);
+  if (sections == 0 || sections > kMaxSections || g.section_offset >= size) return g;
+  const uint64_t each = (size - g.section_offset) / sections / kPage * kPage;
+  g.section_size = each < heap_offset(sections) + kMinHeap ? 0 : each;
+  return g;
+}
+
+// Writes header, table and the incarnation words of every section (so that nobody seems to be there), magic last.
+template <class A>
+Header format_region(uint8_t* base, uint64_t size, uint32_t sections, const uint8_t uuid[16], bool plain,
+                     uint32_t daemon_incarnation) {
+  const Geometry g = plan_geometry(size, sections);
+  if (!is_power_of_two(size) || size < kMinRegion || g.section_size == 0) return Header::size;
+  auto* header = reinterpret_cast<HeaderBlock*>(base);
+  HeaderBlock fresh{};
+  fresh.endian = kEndianTag;
+  fresh.major = kMajor;
+  fresh.minor = kMinor;
+  fresh.header_length = kHeaderLength;
+  fresh.line = kLine;
+  fresh.compatible = plain ? kCompatiblePlain : 0;
+  __builtin_memcpy(fresh.uuid, uuid, 16);
+  fresh.size = size;
+  fresh.table_offset = kHeaderLength;
+  fresh.table_count = sections;
+  fresh.table_stride = kLine;
+  fresh.section_offset = g.section_offset;
+  fresh.section_size = g.section_size;
+  fresh.daemon_incarnation = daemon_incarnation;
+  A::store_relaxed(&header->magic, uint64_t{0});
+  for (uint32_t i = 0; i < sections; ++i) {
+    const EntryBlock entry{};
+    A::write_bytes(base + g.entry_at(i), &entry, sizeof entry);
+    uint8_t* section = base + g.section_at(i);
+    const IdentityBlock identity{};
+    A::write_bytes(section, &identity, sizeof identity);
+    const DirectoryEntry directory[] = {
+        {static_cast<uint32_t>(AreaType::bells), 0, kBellsOffset, sections * kLine, 0},
+        {static_cast<uint32_t>(AreaType::acks), 0, acks_offset(sections), sections * kLine, 0},
+        {static_cast<uint32_t>(AreaType::control), 0, control_offset(sections), sections * kControlStride, 0},
+        {static_cast<uint32_t>(AreaType::heap), 0, heap_offset(sections), g.section_size - heap_offset(sections), 0},
+    };
+    A::write_bytes(section + kDirectoryOffset, directory, sizeof directory);
+  }
+  A::write_bytes(base + 8, reinterpret_cast<const uint8_t*>(&fresh) + 8, sizeof fresh - 8);
+  // SYNC: whoever sees the magic sees the header and the table; pairs with read_geometry.
+  A::template store_release<Site::publish_magic>(&header->magic, kMagic);
+  return Header::ok;
+}
+
+// Reads the header once into a local, checks the local, and keeps only what passed.
+template <class A>
+Header read_geometry(const uint8_t* base, uint64_t mapped, Geometry& out) {
+  if (mapped < kHeaderLength) return Header::size;
+  const auto* shared = reinterpret_cast<const HeaderBlock*>(base);
+  const uint64_t magic = A::template load_acquire<Site::read_magic>(&shared->magic);
+  HeaderBlock header;
+  A::read_bytes(&header, shared, sizeof header);
+  if (magic == 0) return Header::blank;
+  if (magic != kMagic || header.endian != kEndianTag) return Header::magic;
+  if (header.major != kMajor) return Header::version;
+  if ((header.incompatible & ~kKnownIncompatible) != 0) return Header::feature;
+  if (!is_power_of_two(mapped) || mapped < kMinRegion || header.size != mapped) return Header::size;
+  if (header.header_length != kHeaderLength || header.line != kLine || header.table_offset != kHeaderLength ||
+      header.table_stride != kLine) {
+    return Header::geometry;
+  }
+  Geometry g = plan_geometry(mapped, header.table_count);
+  if (g.section_size == 0 || header.section_offset != g.section_offset || header.section_size != g.section_size) {
+    return Header::geometry;
+  }
+  g.minor = header.minor;
+  g.plain = (header.compatible & kCompatiblePlain) != 0;
+  g.daemon_incarnation = header.daemon_incarnation;
+  __builtin_memcpy(g.uuid, header.uuid, 16);
+  out = g;
+  return Header::ok;
+}
+
+// ---- peer table: state, not events. One writer (the daemon, or in plain mode the claimer), any number of readers.
+struct Entry {
+  EntryState state = EntryState::free;
+  uint32_t peer_id = 0;
+  uint32_t vectors = 0;
+  uint32_t generation = 0;
+};
+
+template <class A>
+void write_entry(EntryBlock* block, const Entry& entry) {
+  const uint32_t lock = A::load_relaxed(&block->lock) | 1u; // a writer that died in between left it odd
+  A::store_relaxed(&block->lock, lock);
+  A::template release_fence<Site::table_begin>();
+  A::store_relaxed(&block->state, static_cast<uint32_t>(entry.state));
+  A::store_relaxed(&block->peer_id, entry.peer_id);
+  A::store_relaxed(&block->vectors, entry.vectors);
+  A::store_relaxed(&block->generation, entry.generation);
+  // SYNC: pairs with the loads in read_entry.
+  A::template store_release<Site::table_end>(&block->lock, lock + 1);
+}
+
+// False: being written at every one of a bounded number of tries; keep what you knew and look again later.
+template <class A>
+bool read_entry(const EntryBlock* block, Entry& out) {
+  for (int tries = 0; tries < 64; ++tries) {
+    const uint32_t before = A::template load_acquire<Site::table_read>(&block->lock);
+    if ((before & 1) != 0) continue;
+    const uint32_t state = A::load_relaxed(&block->state);
+    const Entry entry{static_cast<EntryState>(state), A::load_relaxed(&block->peer_id), A::load_relaxed(&block->vectors),
+                      A::load_relaxed(&block->generation)};
+    A::template acquire_fence<Site::table_read>();
+    if (A::load_relaxed(&block->lock) != before) continue;
+    if (state > static_cast<uint32_t>(EntryState::leaving)) return false;
+    out = entry;
+    return true;
+  }
+  return false;
+}
+
+// Plain mode: compare-and-swap on the claim word, the only one in vmring, never on a data path.
+template <class A>
+bool claim_entry(EntryBlock* block, uint32_t incarnation, bool take_over) {
+  const uint32_t held = A::load_relaxed(&block->claim);
+  if (held != 0 && !take_over) return false;
+  return A::template compare_swap<Site::claim_entry>(&block->claim, held, incarnation);
+}
+template <class A>
+void unclaim_entry(EntryBlock* block) {
+  A::template store_release<Site::claim_entry>(&block->claim, uint32_t{0});
+}
+
+} // namespace vmring

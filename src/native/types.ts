@@ -1,0 +1,297 @@
+/**
+ * What the addon exports: the only seam between TypeScript and C++.
+ *
+ * Everything that comes out of here has been read once from shared memory, checked and copied; the one exception is
+ * payload, which TypeScript sees as views of `Region.buffer`. Errors thrown by the addon carry `code`: either one of ours
+ * (`ERR_VMRING_…`, see src/errors.ts) or libuv's shape (`code`, `errno`, `syscall`).
+ *
+ * Offsets and lengths are bytes and fit a double exactly; sequence numbers are unsigned 32-bit and wrap.
+ */
+
+/** What lies in a record (the type field of its header word). `PAD` never leaves the core. */
+export const Kind = { DATA: 1, PAD: 2, LARGE: 3, FRAG: 4, FRAG_LAST: 5, FIN: 6 } as const
+export type Kind = (typeof Kind)[keyof typeof Kind]
+
+/** Results of the hot functions that are not a length or an offset. */
+export const Status = {
+  /** no room in the outbox, or nothing in the inbox */
+  WOULD_BLOCK: -1,
+  /** above the inline limit of the ring */
+  TOO_LARGE: -2,
+  /** this side already closed its direction, or the end was destroyed */
+  CLOSED: -3,
+  /** a send lease is already open, or there is none */
+  LEASE: -4,
+  /** the other side broke the protocol; the end is dead and says so in `endFault` */
+  FAULT: -5,
+  /** the memory behind the end is gone (truncated file, unplugged device) */
+  LOST: -6,
+} as const
+
+/** Bits of the second word of each pair that `Peer` reports as ready. */
+export const Ready = { READABLE: 1, WRITABLE: 2, FAULT: 4 } as const
+
+/** States of a peer table entry, and of the identity line of a section. */
+export const EntryState = { FREE: 0, JOINED: 1, LEAVING: 2 } as const
+
+export interface Geometry {
+  major: number
+  minor: number
+  uuid: Uint8Array
+  /** true when no daemon owns the region: entries are claimed by compare-and-swap */
+  plain: boolean
+  daemonIncarnation: number
+  /** bytes */
+  size: number
+  /** number of sections, and so of entries in the peer table */
+  sections: number
+  sectionOffset: number
+  sectionSize: number
+}
+
+export interface Entry {
+  state: number
+  peerId: number
+  vectors: number
+  /** counts the owners that this section has had */
+  generation: number
+}
+
+/** A peer's own words about itself, from its section. */
+export interface Identity {
+  uuid: Uint8Array
+  incarnation: number
+  state: number
+  heartbeat: number
+  peerId: number
+  vector: number
+  pid: number
+}
+
+/** A mapping. Closing puts anonymous zero pages over the range; `buffer` stays readable for ever. */
+export interface NativeRegion {
+  /** one ArrayBuffer over the whole mapping, the same object at every call; not transferable */
+  readonly buffer: ArrayBuffer
+  readonly size: number
+  /** −1 once closed, or for private memory */
+  readonly fd: number
+  /** true once a SIGBUS handler or close() has replaced the pages */
+  readonly lost: boolean
+  /** Writes header and tables, magic last. Throws ERR_VMRING_REGION_SIZE. `daemonIncarnation` 0 = plain mode. */
+  format(options: { sections: number; daemonIncarnation: number }): void
+  /** Checks the header against the real size once and keeps a private copy. Throws ERR_VMRING_REGION_{MAGIC,VERSION,FEATURE,GEOMETRY,SIZE}. */
+  geometry(): Geometry
+  readEntry(section: number): Entry | null
+  /** daemon only */
+  writeEntry(section: number, entry: Entry): void
+  /** daemon only: bumps the heartbeat in the header */
+  beat(): void
+  /** plain mode: claims the first free entry, or `section`; takes a held one only with `takeOver`. −1: none. */
+  claimEntry(section: number, takeOver: boolean): number
+  releaseEntry(section: number): void
+  readIdentity(section: number): Identity | null
+  close(): void
+}
+
+export interface RegionConstructor {
+  /** memfd sealed against shrinking and growing; `size` a power of two of at least 1 MiB */
+  create(name: string, size: number): NativeRegion
+  /** maps a descriptor and takes it over; the size is that of the file */
+  fromFd(fd: number): NativeRegion
+  /** opens a file; with `create` makes it that many bytes long when it does not exist */
+  open(path: string, create?: number): NativeRegion
+}
+
+/** What the other side needs in order to use this side's end. Offsets are relative to the section of the side that offers. */
+export interface RingOffer {
+  /** of the ring head in the offering side's section */
+  ringOffset: number
+  capacity: number
+  /** unsigned 32-bit nonce of this ring instance; consumer words carry it */
+  tag: number
+  /** of the offering side's reader block */
+  readerOffset: number
+  /** the bell number at which the offering side wants to be rung for this end */
+  bell: number
+}
+
+export interface RemotePeer {
+  section: number
+  peerId: number
+  incarnation: number
+  uuid: Uint8Array
+  stalled: boolean
+  pid: number
+}
+
+export const PeerEvent = { JOINED: 1, LEFT: 2, STALLED: 3, RESUMED: 4, LOST: 5 } as const
+
+export type Mode = 'event' | 'adaptive' | 'busy'
+
+export interface PeerOptions {
+  section: number
+  peerId: number
+  uuid: Uint8Array
+  mode: Mode
+  /** own eventfd, taken over; −1: no interrupts, poll with bounded back-off */
+  doorbell: number
+  vector: number
+  /** `count` pairs {end id, Ready bits} stand in `ready` */
+  onReady(count: number): void
+  onControl(section: number, incarnation: number, message: Uint8Array): void
+  /** event: PeerEvent. A peer that came back with a new incarnation is LEFT, then JOINED. */
+  onPeer(event: number, peer: RemotePeer): void
+}
+
+export interface EndCounters {
+  /** sequence number that the next record sent gets = records sent so far */
+  sent: number
+  /** records that the other side has delivered / released, by its own words */
+  remoteNext: number
+  remoteReleased: number
+  /** records delivered here / released here (contiguous floor) */
+  next: number
+  released: number
+  sentBytes: number
+  receivedBytes: number
+  /** bytes of the inbox lent to the application */
+  leasedBytes: number
+  doorbells: number
+  suppressed: number
+}
+
+export interface PeerCounters {
+  doorbells: number
+  suppressed: number
+  sleeps: number
+  wakeups: number
+  rescued: number
+  /** bytes of the own section: whole, free, largest free stretch */
+  sectionBytes: number
+  freeBytes: number
+  largestFree: number
+}
+
+/** One member of a region: owns the section, the doorbell, the heartbeat and the polling. */
+export interface NativePeer {
+  readonly section: number
+  readonly incarnation: number
+  /** pairs {end id, Ready bits}, filled before onReady */
+  readonly ready: Uint32Array
+  /** Where to ring: the descriptor is duplicated. */
+  setDoorbell(peerId: number, vector: number, fd: number): void
+  clearDoorbell(peerId: number): void
+  setMode(mode: Mode): void
+  remotes(): RemotePeer[]
+  /** false: the control ring towards that peer is full, or the peer is gone; try again later */
+  sendControl(section: number, message: Uint8Array): boolean
+  /** Allocates ring and reader block in the own section. Throws ERR_VMRING_SECTION_FULL. Sequence numbers start where told (both directions). */
+  createEnd(section: number, capacity: number, sendFrom: number, receiveFrom: number): { id: number; offer: RingOffer }
+  /** Joins the other side's half. Throws ERR_VMRING_PROTOCOL when the offer points outside the peer's section. */
+  attachEnd(id: number, offer: RingOffer): void
+  /** Section memory for one large message: absolute offset in the buffer, or −1. */
+  allocLarge(id: number, length: number): number
+  /** Publishes it as one LARGE record; gives the memory back on any status below 0. */
+  commitLarge(id: number, offset: number, length: number): number
+  freeLarge(id: number, offset: number): void
+  counters(): PeerCounters
+  ref(): void
+  unref(): void
+  /** Marks the section as leaving, rings everybody, stops thread and handles. */
+  close(): void
+}
+
+export interface PeerConstructor {
+  new (region: NativeRegion, options: PeerOptions): NativePeer
+}
+
+/**
+ * The ends. An end is a Producer over an outbox and a Consumer over an inbox; its id is an index that is checked at every
+ * call. Ends live in shared memory (`NativePeer.createEnd`) or in private memory (`createPair`: two ends joined back to back,
+ * so that a path which copies can sit at the far side of the application's end).
+ */
+export interface EndFunctions {
+  /** Two joined ends in private memory. `ready` events of both go to `onReady` exactly as a Peer reports its own. */
+  createPair(capacity: number, sendFrom: number, receiveFrom: number): { near: number; far: number; buffer: ArrayBuffer }
+  /** pairs for private ends; `count` pairs stand in `pairReady` */
+  onPairReady(callback: (count: number) => void): void
+  readonly pairReady: Uint32Array
+
+  /** One copy into the outbox: 1, or a Status. `kind` DATA, FRAG, FRAG_LAST or FIN; `total` > 0 marks the first fragment of a message of that many bytes. */
+  endSend(id: number, bytes: Uint8Array, kind: number, total: number): number
+  /** Absolute payload offset of a reservation of exactly `length` bytes, or a Status. */
+  endReserve(id: number, length: number): number
+  /** 1 or a Status; `length` at most the reserved one. Works on an end that has been retired meanwhile: returns Status.CLOSED and publishes nothing. */
+  endCommit(id: number, length: number): number
+  endAbort(id: number): number
+  /** Next record without waiting: its Kind, 0 for none, or a Status below 0. Fills `scratch`. */
+  endReceive(id: number): number
+  /** As endReceive, but waits up to `timeout` ms on this thread (spinning in busy mode, else sleeping on the doorbell). */
+  endReceiveWait(id: number, timeout: number): number
+  /** [0] absolute payload offset, [1] length, [2] sequence number, [3] total length of a fragmented message (first fragment only, else 0) */
+  readonly scratch: Float64Array
+  /** Gives a received record back; out of order allowed. Twice: no effect, returns 0. */
+  endRelease(id: number, sequence: number): number
+  /** Asks for Ready.WRITABLE once `length` payload bytes fit. True: they fit now (and nothing is asked). */
+  endWantSpace(id: number, length: number): boolean
+  /** Stops reading for good (receivers at a path change); records already lent stay readable. Returns `next`. */
+  endStopReading(id: number): number
+  /** Pauses or resumes READABLE reports. */
+  endWantReadable(id: number, wanted: boolean): void
+  /** Own outbox, read back: copies of every record from `sequence` on, for resending on another path. */
+  endPending(id: number, sequence: number): { kind: number; total: number; bytes: Uint8Array }[]
+  /** Far end of a pair: starts reading again at the oldest record not released (retransmission). */
+  endRewind(id: number): void
+  endCounters(id: number): EndCounters
+  /** what broke, in words, after Status.FAULT */
+  endFault(id: number): string
+  /** true when no lease and no large message is left on the inbox */
+  endIdle(id: number): boolean
+  /** Frees the own half at once, and the id: the caller knows that the other side reads no more. */
+  endDestroy(id: number): void
+}
+
+/** One end of the Unix-socket conversation that carries file descriptors (the ivshmem-server protocol, both roles). */
+export interface FdSocket {
+  /** Sends 8 bytes little endian and at most one descriptor. False: would block; call again after onWritable. */
+  send(value: bigint, fd: number): boolean
+  /** Arms one onWritable. */
+  wantWritable(): void
+  /** Credentials of the process at the other end. */
+  readonly uid: number
+  readonly pid: number
+  ref(): void
+  unref(): void
+  close(): void
+}
+
+export interface FdSocketHandlers {
+  /** fd −1: none came with the message; else it belongs to the callee. */
+  onMessage(socket: FdSocket, value: bigint, fd: number): void
+  onWritable(socket: FdSocket): void
+  /** error: libuv shape, or null for an orderly end */
+  onClose(socket: FdSocket, error: Error | null): void
+}
+
+export interface FdListener {
+  close(): void
+  ref(): void
+  unref(): void
+}
+
+export interface OsFunctions {
+  /** Listens with the given file mode (and group id, −1: keep). Throws EADDRINUSE when somebody answers there; replaces a stale file. */
+  fdListen(path: string, mode: number, gid: number, handlers: FdSocketHandlers & { onConnection(socket: FdSocket): void }): FdListener
+  fdConnect(path: string, handlers: FdSocketHandlers): FdSocket
+  /** a new non-blocking close-on-exec eventfd */
+  eventfd(): number
+  eventfdSignal(fd: number): void
+  closeFd(fd: number): void
+  /** Number of open descriptors of this process that the addon owns, for leak tests. */
+  readonly buildInfo: { version: string; sanitizer: string; arch: string }
+}
+
+export interface NativeBinding extends EndFunctions, OsFunctions {
+  Region: RegionConstructor
+  Peer: PeerConstructor
+}
