@@ -1,0 +1,90 @@
+// Drives cmake-js: the addon and the C++ tests, plain or with sanitizers, each in a build directory of its own.
+//   node scripts/native.mjs build [none|address|thread]
+//   node scripts/native.mjs test [none|address|thread ...] [--only WORD]    last line: N passed, M failed
+import { mkdirSync, readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { bin, lastLine, must, nodeDir, root, run, say, seconds, total, verdict } from './lib.mjs'
+
+// The explorer enumerates interleavings itself, on one thread: a sanitizer adds nothing but time.
+const kinds = {
+  none: { sanitize: 'none', config: 'Release', skip: /^$/ },
+  address: { sanitize: 'address,undefined', config: 'RelWithDebInfo', skip: /^explorer/ },
+  thread: { sanitize: 'thread', config: 'RelWithDebInfo', skip: /^explorer/ },
+}
+const timeout = 600_000
+
+/** Builds `vmring` (the addon) or `native_tests`, or all; returns { dir, addon }: where the test programs are, and the addon. */
+export async function buildNative(name, target) {
+  const { sanitize, config } = kinds[name]
+  const out = join(root, `build-${name}`)
+  mkdirSync(out, { recursive: true })
+  const lock = join(out, '.lock')
+  const cmakeJs = [
+    bin('cmake-js/bin/cmake-js'),
+    `--directory=${root}`,
+    `--out=${out}`,
+    `--config=${config}`,
+    `--parallel=${availableParallelism()}`,
+    `--CDVMRING_SANITIZE=${sanitize}`,
+    ...(target === undefined ? [] : [`--target=${target}`]),
+  ]
+  // cmake-js knows this name only from the environment; without it, it would download headers
+  const env = { npm_config_nodedir: await nodeDir() }
+  for (const step of ['configure', 'build']) {
+    const title = `cmake-js ${step} (${sanitize})`
+    const { output } = await must('flock', [lock, process.execPath, ...cmakeJs, step], {
+      title,
+      env,
+    })
+    const warnings = output.split('\n').filter((line) => /\bwarning:/.test(line))
+    if (warnings.length > 0) say(`the compiler warns:\n${warnings.join('\n')}`)
+  }
+  return { dir: join(out, 'test'), addon: join(out, config, 'vmring.node') }
+}
+
+async function testNative(name, only) {
+  const { dir } = await buildNative(name, 'native_tests')
+  const { skip } = kinds[name]
+  // only what has a source: a build directory keeps programs of tests that are gone
+  const programs = readdirSync(join(root, 'native/test'))
+    .filter((file) => file.endsWith('_test.cc'))
+    .map((file) => file.slice(0, -3))
+    .filter((file) => !skip.test(file) && (only === undefined || file.includes(only)))
+    .sort()
+  const counts = []
+  for (const program of programs) {
+    const started = Date.now()
+    const env = {
+      ASAN_OPTIONS: 'handle_sigbus=0:detect_stack_use_after_return=1',
+      UBSAN_OPTIONS: 'print_stacktrace=1',
+      TSAN_OPTIONS: 'halt_on_error=1:second_deadlock_stack=1',
+    }
+    const result = await run(join(dir, program), [], { env, timeout, log: () => {} })
+    const count = verdict(lastLine(result.output), result.code)
+    counts.push(count)
+    if (count.failed > 0) process.stderr.write(`${result.output.split('\n').slice(-60).join('\n')}\n`)
+    say(
+      `${program} (${name}): ${count.passed} passed, ${count.failed} failed, ${result.why}, ${seconds(started)} s`,
+    )
+  }
+  return counts
+}
+
+if (process.argv[1] === import.meta.filename) {
+  const [command, ...rest] = process.argv.slice(2)
+  const at = rest.indexOf('--only')
+  const only = at < 0 ? undefined : rest.splice(at, 2)[1]
+  const names = rest.length > 0 ? rest : Object.keys(kinds)
+  if (!['build', 'test'].includes(command) || names.some((name) => !(name in kinds))) {
+    console.error('usage: node scripts/native.mjs build|test [none|address|thread ...] [--only WORD]')
+    process.exit(2)
+  }
+  if (command === 'build') {
+    for (const name of names) console.log((await buildNative(name)).addon)
+  } else {
+    const counts = []
+    for (const name of names) counts.push(...(await testNative(name, only)))
+    total(counts)
+  }
+}
