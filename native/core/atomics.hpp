@@ -32,6 +32,7 @@ enum class Site : uint8_t {
   // Control rings.
   publish_control, // release store of the tail                 ↔ read_control
   read_control,
+  control_begin, // release fence between a new writer's head and its first slot ↔ the acquire fence of read_control
   publish_ack, // release store of the reader's position        ↔ read_ack
   read_ack,
   // Large messages: one word per descriptor slot in the receiver's section.

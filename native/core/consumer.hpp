@@ -16,17 +16,18 @@ class Consumer {
       : own_(own), cursor_(nullptr, kMinCapacity, 0, first_sequence), oldest_(first_sequence) {}
 
   // `head` and `data` lie in the producer's section and were checked to lie inside it; `tag` is the ring's nonce.
-  void attach(const RingHead* head, const uint8_t* data, uint32_t capacity, uint32_t tag) {
+  void attach(const RingHead* head, const uint8_t* data, uint32_t capacity, uint32_t tag, uint32_t first_position = 0) {
     head_ = head;
     data_ = data;
     capacity_ = capacity;
     tag_ = tag;
-    cursor_ = RecordCursor<A>(data, capacity, 0, cursor_.sequence());
+    cursor_ = RecordCursor<A>(data, capacity, first_position, cursor_.sequence());
+    floor_ = published_ = space_checked_ = first_position; // other than 0 in tests only
     // Says where reading begins. Words with another tag are ignored by the producer.
     A::store_relaxed(&own_->next_count, tagged(tag_, oldest_));
     A::store_relaxed(&own_->released_count, tagged(tag_, oldest_));
     A::store_relaxed(&own_->wake_at, tagged(tag_ ^ 1u, 0));
-    A::template store_release<Site::publish_released>(&own_->released, tagged(tag_, 0));
+    A::template store_release<Site::publish_released>(&own_->released, tagged(tag_, first_position));
   }
   bool attached() const { return head_ != nullptr; }
 

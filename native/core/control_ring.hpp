@@ -1,6 +1,8 @@
 // Control messages from one peer to one other: fixed 64-byte slots, a message is a chain of them. Every slot names both
 // incarnations, so a reader that starts anew skips what was meant for its predecessor, and a writer that starts anew is
-// not taken for the old one.
+// not taken for the old one. That alone is not enough, because a slot is not read in one piece: the writer also says
+// from which slot on a life of the reader may read (nothing from there on is overwritten before it is acknowledged), and
+// the reader looks after each slot whether the ring still is the same writer's.
 #pragma once
 
 #include <cstddef>
@@ -25,14 +27,18 @@ class ControlWriter {
   ControlWriter(uint8_t* head, const uint64_t* ack, uint32_t incarnation)
       : head_(reinterpret_cast<uint64_t*>(head)), slots_(reinterpret_cast<ControlSlot*>(head + kLine)), ack_(ack),
         incarnation_(incarnation) {
+    A::store_relaxed(&head_[1], uint64_t{0});
     A::template store_release<Site::publish_control>(head_, tagged(incarnation_, 0));
+    // SYNC: the new head is visible before any slot is overwritten; pairs with the fence in ControlReader::poll.
+    A::template release_fence<Site::control_begin>();
   }
 
-  // A new life of the reader: what stands in the ring is void.
+  // A new life of the reader: what stands in the ring is void, it reads from here on. Visible with the next tail.
   void set_reader(uint32_t incarnation) {
     reader_ = incarnation;
     tag_ = pair_tag(incarnation_, incarnation);
     floor_ = tail_;
+    A::store_relaxed(&head_[1], tagged(reader_, floor_));
   }
 
   // False: no room (or too long); nothing was written.
@@ -80,7 +86,7 @@ class ControlReader {
       : head_(reinterpret_cast<const uint64_t*>(head)), slots_(reinterpret_cast<const ControlSlot*>(head + kLine)),
         ack_(ack), incarnation_(incarnation) {}
 
-  // A new life of the writer: reading begins at the oldest slot that can still be whole.
+  // A new life of the writer: reading begins where it says. A life of the reader has one ControlReader per writer.
   void set_writer(uint32_t incarnation) {
     writer_ = incarnation;
     started_ = false;
@@ -95,9 +101,15 @@ class ControlReader {
     const uint64_t head = A::template load_acquire<Site::read_control>(head_);
     if (tag_of(head) != writer_) return 0;
     const uint32_t tail = value_of(head);
-    if (!started_ || tail - position_ > kControlSlots) {
-      position_ = started_ || tail >= kControlSlots ? tail - kControlSlots : 0;
+    if (!started_) {
+      const uint64_t first = A::load_relaxed(&head_[1]);
+      // Of another life: the writer has not heard of this one. Ahead of the tail: it has just heard.
+      if (tag_of(first) != incarnation_ || tail - value_of(first) > kControlSlots) return 0;
+      position_ = value_of(first);
       started_ = true;
+    }
+    if (tail - position_ > kControlSlots) { // no honest writer does that
+      position_ = tail - kControlSlots;
       collecting_ = false;
     }
     uint32_t result = 0;
@@ -105,6 +117,9 @@ class ControlReader {
     while (position_ != tail && result == 0) {
       ControlSlot slot;
       A::read_bytes(&slot, &slots_[position_ % kControlSlots], sizeof slot);
+      // SYNC: a new writer changes the head before any slot; pairs with control_begin.
+      A::template acquire_fence<Site::read_control>();
+      if (tag_of(A::load_relaxed(head_)) != writer_) return 0;
       const bool mine = slot.sequence == position_ && slot.writer_incarnation == writer_ &&
                         slot.reader_incarnation == incarnation_ && slot.length <= kSlotPayload;
       ++position_;

@@ -60,6 +60,7 @@ class End {
 
   const RingOffer& offer() const { return offer_; }
   const RingOffer& remote_offer() const { return remote_offer_; }
+  const SectionView& own() const { return own_; }
   const SectionView& remote() const { return remote_; }
 
   Producer<A>& tx() { return tx_; }

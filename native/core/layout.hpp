@@ -114,7 +114,8 @@ struct ControlSlot {
 static_assert(sizeof(ControlSlot) == 64);
 inline constexpr uint8_t kSlotFirst = 1;
 inline constexpr uint8_t kSlotLast = 2;
-inline constexpr uint64_t kControlStride = kLine + kControlSlots * sizeof(ControlSlot); // head line: u64 writer incarnation << 32 | tail
+// head line: two u64, writer incarnation << 32 | tail and reader incarnation << 32 | where that life of the reader begins
+inline constexpr uint64_t kControlStride = kLine + kControlSlots * sizeof(ControlSlot);
 
 constexpr uint64_t acks_offset(uint32_t sections) { return kBellsOffset + sections * kLine; }
 constexpr uint64_t control_offset(uint32_t sections) { return acks_offset(sections) + sections * kLine; }

@@ -12,13 +12,16 @@ template <class A>
 class Producer {
  public:
   // `head` and `data` lie in the own section and are zeroed here as far as a reader may look; `reader` lies in the
-  // consumer's section and may be null until the other side has answered (attach).
-  Producer(RingHead* head, uint8_t* data, uint32_t capacity, uint32_t tag, uint32_t first_sequence)
-      : head_(head), data_(data), capacity_(capacity), tag_(tag), sequence_(first_sequence),
-        remote_next_(first_sequence), remote_released_(first_sequence) {
+  // consumer's section and may be null until the other side has answered (attach). `first_position`, a multiple of 8, is
+  // for tests near 2^32: a ring begins at 0.
+  Producer(RingHead* head, uint8_t* data, uint32_t capacity, uint32_t tag, uint32_t first_sequence,
+           uint32_t first_position = 0)
+      : head_(head), data_(data), capacity_(capacity), tag_(tag), tail_(first_position), released_(first_position),
+        checked_(first_position), sequence_(first_sequence), remote_next_(first_sequence),
+        remote_released_(first_sequence) {
     A::store_relaxed(&head_->space_at, uint64_t{0});
     A::store_relaxed(&head_->large_wait, uint64_t{0});
-    A::store_relaxed(word(0), uint64_t{0}); // made visible by the control message that offers the ring
+    A::store_relaxed(word(tail_), uint64_t{0}); // made visible by the control message that offers the ring
   }
 
   void attach(const ReaderBlock* reader) { reader_ = reader; }
@@ -180,9 +183,9 @@ class Producer {
   const ReaderBlock* reader_ = nullptr;
   const uint32_t capacity_;
   const uint32_t tag_;
-  uint32_t tail_ = 0;     // private; published records end here
-  uint32_t released_ = 0; // cached: last value of the consumer's word that passed the check
-  uint32_t checked_ = 0;  // tail at the last wake_needed()
+  uint32_t tail_;     // private; published records end here
+  uint32_t released_; // cached: last value of the consumer's word that passed the check
+  uint32_t checked_;  // tail at the last wake_needed()
   uint32_t sequence_;     // of the next record
   uint32_t remote_next_;
   uint32_t remote_released_;
