@@ -186,7 +186,12 @@ export interface NativePeer {
   /** false: the control ring towards that peer is full, or the peer is gone; try again later */
   sendControl(section: number, message: Uint8Array): boolean
   /** Allocates ring and reader block in the own section. Throws ERR_VMRING_SECTION_FULL. Sequence numbers start where told (both directions). */
-  createEnd(section: number, capacity: number, sendFrom: number, receiveFrom: number): { id: number; offer: RingOffer }
+  createEnd(
+    section: number,
+    capacity: number,
+    sendFrom: number,
+    receiveFrom: number,
+  ): { id: number; offer: RingOffer }
   /** Joins the other side's half. Throws ERR_VMRING_PROTOCOL when the offer points outside the peer's section. */
   attachEnd(id: number, offer: RingOffer): void
   /** Section memory for one large message: absolute offset in the buffer, or −1. */
@@ -212,7 +217,11 @@ export interface PeerConstructor {
  */
 export interface EndFunctions {
   /** Two joined ends in private memory. `ready` events of both go to `onReady` exactly as a Peer reports its own. */
-  createPair(capacity: number, sendFrom: number, receiveFrom: number): { near: number; far: number; buffer: ArrayBuffer }
+  createPair(
+    capacity: number,
+    sendFrom: number,
+    receiveFrom: number,
+  ): { near: number; far: number; buffer: ArrayBuffer }
   /** pairs for private ends; `count` pairs stand in `pairReady` */
   onPairReady(callback: (count: number) => void): void
   readonly pairReady: Uint32Array
@@ -251,26 +260,31 @@ export interface EndFunctions {
   endDestroy(id: number): void
 }
 
-/** One end of the Unix-socket conversation that carries file descriptors (the ivshmem-server protocol, both roles). */
+/** The daemon's end of a connection in the ivshmem-server protocol. It only sends: a client that says anything is closed. */
 export interface FdSocket {
-  /** Sends 8 bytes little endian and at most one descriptor. False: would block; call again after onWritable. */
-  send(value: bigint, fd: number): boolean
+  /**
+   * Sends 8 bytes little endian and at most one descriptor (−1: none; it stays the caller's).
+   * False: not sent, because the socket is full (ask with wantWritable) or broken (onClose follows).
+   */
+  send(value: number, fd: number): boolean
   /** Arms one onWritable. */
   wantWritable(): void
-  /** Credentials of the process at the other end. */
+  /** Credentials of the process at the other end, as of its connect. */
   readonly uid: number
   readonly pid: number
   ref(): void
   unref(): void
+  /** No handler is called for this socket after it. */
   close(): void
 }
 
-export interface FdSocketHandlers {
-  /** fd −1: none came with the message; else it belongs to the callee. */
-  onMessage(socket: FdSocket, value: bigint, fd: number): void
+export interface FdListenHandlers {
+  onConnection(socket: FdSocket): void
+  /** A connection had to be turned away (out of descriptors or memory); listening goes on. */
+  onRefused(error: NodeJS.ErrnoException): void
   onWritable(socket: FdSocket): void
-  /** error: libuv shape, or null for an orderly end */
-  onClose(socket: FdSocket, error: Error | null): void
+  /** The last call; the socket is closed. `error`: libuv shape (EPROTO: the client sent something), or null for an orderly end. */
+  onClose(socket: FdSocket, error: NodeJS.ErrnoException | null): void
 }
 
 export interface FdListener {
@@ -279,15 +293,41 @@ export interface FdListener {
   unref(): void
 }
 
+/** The client's end of the ivshmem-server protocol. */
+export interface IvshmemSocket {
+  /** What the handshake waits for next; 'ready' once id, memory and an own vector have come. */
+  stage(): 'version' | 'id' | 'memory' | 'vector' | 'ready' | 'broken'
+  ref(): void
+  unref(): void
+  /** No handler is called after it. */
+  close(): void
+}
+
+/** Descriptors that arrive belong to the handler. */
+export interface IvshmemHandlers {
+  onId(peerId: number): void
+  onMemory(fd: number): void
+  /** One vector of a peer that is there or has just come (`own`: of this client), counted from 0 in order of arrival. */
+  onVector(peerId: number, vector: number, fd: number, own: boolean): void
+  onLeave(peerId: number): void
+  /** The last call. `error`: ERR_VMRING_SERVER_…, libuv shape, or null when the server closed in an orderly way. */
+  onClose(socket: IvshmemSocket, error: NodeJS.ErrnoException | null): void
+}
+
 export interface OsFunctions {
-  /** Listens with the given file mode (and group id, −1: keep). Throws EADDRINUSE when somebody answers there; replaces a stale file. */
-  fdListen(path: string, mode: number, gid: number, handlers: FdSocketHandlers & { onConnection(socket: FdSocket): void }): FdListener
-  fdConnect(path: string, handlers: FdSocketHandlers): FdSocket
+  /**
+   * Binds and listens with the given file mode (and group id, −1: keep); returns the descriptor. Throws EADDRINUSE when
+   * somebody answers there, EEXIST when a file that is no socket is in the way; replaces a stale socket.
+   */
+  unixListen(path: string, mode: number, gid: number): number
+  /** Serves the ivshmem-server protocol on a descriptor from unixListen, and takes it over. */
+  fdListen(fd: number, handlers: FdListenHandlers): FdListener
+  /** Connects and runs the client's handshake. Throws at once when nobody listens; a full backlog is tried again until close(). */
+  ivshmemConnect(path: string, handlers: IvshmemHandlers): IvshmemSocket
   /** a new non-blocking close-on-exec eventfd */
   eventfd(): number
   eventfdSignal(fd: number): void
   closeFd(fd: number): void
-  /** Number of open descriptors of this process that the addon owns, for leak tests. */
   readonly buildInfo: { version: string; sanitizer: string; arch: string }
 }
 

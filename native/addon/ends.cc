@@ -1,0 +1,289 @@
+#include "addon/ends.hpp"
+
+#include "addon/member.hpp"
+#include "addon/module.hpp"
+
+namespace vmring::addon {
+namespace {
+
+constexpr uint32_t kTotalSize = 8; // a fragmented message begins with its total length
+constexpr double kLongestWait = 2'147'483'647;
+
+Module& module_behind(void* data) { return *static_cast<Module*>(data); }
+
+// Null: no such end (any more). TypeError when it is not a number.
+EndEntry* find_end(Module& module, napi_env env, napi_value id) {
+  uint32_t value = 0;
+  if (napi_get_value_uint32(env, id, &value) != napi_ok) throw_type("the end must be a number");
+  return module.ends.find(value);
+}
+
+int32_t status_of(Send result) {
+  switch (result) {
+    case Send::ok: return status::ok;
+    case Send::full: return status::would_block;
+    case Send::too_large: return status::too_large;
+    case Send::lease: return status::lease;
+    case Send::fault: break;
+  }
+  return status::fault;
+}
+
+// What stands in the way of sending: 0 nothing, else a status.
+int32_t send_obstacle(EndEntry* end) {
+  if (end == nullptr || end->owner == nullptr || end->fin_sent) return status::closed;
+  if (end->lost()) return status::lost;
+  if (end->fault() != nullptr) return status::fault;
+  return 0;
+}
+
+napi_value end_send(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<4> arguments(env, info);
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
+    const Bytes bytes = to_bytes(env, arguments[1], "the message");
+    const uint32_t number = to_u32(env, arguments[2], "the kind");
+    const double total = to_double(env, arguments[3], "the total length");
+    const Kind kind = static_cast<Kind>(number);
+    if (kind != Kind::data && kind != Kind::frag && kind != Kind::frag_last && kind != Kind::fin) {
+      throw_range("the kind is DATA, FRAG, FRAG_LAST or FIN");
+    }
+    if (!(total >= 0 && total <= 9007199254740992.0)) throw_range("the total length must be at least 0");
+    const bool first = total > 0;
+    if (first && kind != Kind::frag && kind != Kind::frag_last) throw_range("only a fragment has a total length");
+    if (const int32_t obstacle = send_obstacle(end)) return make_int(env, obstacle);
+    Producer<A>& outbox = end->core.tx();
+    if (bytes.length > inline_limit(outbox.capacity())) return make_int(env, status::too_large);
+    const uint32_t length = static_cast<uint32_t>(bytes.length);
+    if (!first) {
+      const Send result = outbox.send(bytes.data, length, kind, false);
+      if (result != Send::ok) return make_int(env, status_of(result));
+    } else {
+      uint8_t* payload = nullptr;
+      const Send result = outbox.reserve(length + kTotalSize, payload);
+      if (result != Send::ok) return make_int(env, status_of(result));
+      const uint64_t whole = static_cast<uint64_t>(total);
+      A::write_bytes(payload, &whole, sizeof whole);
+      if (length != 0) A::write_bytes(payload + kTotalSize, bytes.data, length);
+      outbox.commit(length + kTotalSize, kind, true);
+    }
+    if (kind == Kind::fin) end->fin_sent = true;
+    end->sent_bytes += length;
+    end->owner->published(*end);
+    return make_int(env, status::ok);
+  });
+}
+
+napi_value end_reserve(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<2> arguments(env, info);
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
+    const double wanted = to_double(env, arguments[1], "the length");
+    if (!(wanted >= 0 && wanted == static_cast<double>(static_cast<uint64_t>(wanted)))) {
+      throw_range("the length must be an integer of at least 0");
+    }
+    if (const int32_t obstacle = send_obstacle(end)) return make_int(env, obstacle);
+    Producer<A>& outbox = end->core.tx();
+    if (wanted > inline_limit(outbox.capacity())) return make_int(env, status::too_large);
+    const uint32_t length = static_cast<uint32_t>(wanted);
+    uint8_t* payload = nullptr;
+    const Send result = outbox.reserve(length, payload);
+    if (result != Send::ok) return make_int(env, status_of(result));
+    end->reserved = length;
+    return make_number(env, static_cast<double>(payload - end->mapping->data()));
+  });
+}
+
+napi_value end_commit(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<2> arguments(env, info);
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
+    const double length = to_double(env, arguments[1], "the length");
+    if (const int32_t obstacle = send_obstacle(end)) return make_int(env, obstacle);
+    if (!end->core.tx().leased()) return make_int(env, status::lease);
+    if (!(length >= 0 && length <= end->reserved)) throw_range("the length is larger than what was reserved");
+    const Send result = end->core.tx().commit(static_cast<uint32_t>(length), Kind::data, false);
+    if (result != Send::ok) return make_int(env, status_of(result));
+    end->sent_bytes += static_cast<uint32_t>(length);
+    end->owner->published(*end);
+    return make_int(env, status::ok);
+  });
+}
+
+napi_value end_abort(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<1> arguments(env, info);
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
+    if (end == nullptr) return make_int(env, status::closed);
+    return make_int(env, status_of(end->core.tx().abort()));
+  });
+}
+
+// One record from the inbox into `scratch`: its kind, 0, or a status.
+int32_t receive(Module& module, EndEntry& end) {
+  if (end.lost()) return status::lost;
+  if (end.owner == nullptr) return status::closed;
+  if (end.stopped) return status::none;
+  if (end.broken != nullptr) return status::fault;
+  Record record;
+  switch (end.core.rx().poll(record)) {
+    case Poll::none:
+      // Nothing left: the sender may be waiting for what was given back.
+      end.owner->publish_released(end);
+      return end.lost() ? status::lost : status::none;
+    case Poll::fault: return end.lost() ? status::lost : status::fault;
+    case Poll::record: break;
+  }
+  const uint8_t* base = end.mapping->data();
+  uint64_t offset = static_cast<uint64_t>(record.payload - base);
+  uint64_t length = record.length;
+  uint64_t total = 0;
+  if (record.kind == Kind::large) {
+    LargeDescriptor descriptor;
+    if (!end.core.large_in().accept(record, descriptor)) {
+      end.broken = "a large message that does not lie in the sender's section";
+      return status::fault;
+    }
+    offset = static_cast<uint64_t>(end.core.remote().base() - base) + descriptor.offset;
+    length = descriptor.length;
+  } else if (record.extended) {
+    if ((record.kind != Kind::frag && record.kind != Kind::frag_last) || length < kTotalSize) {
+      end.broken = "a first fragment without a total length";
+      return status::fault;
+    }
+    A::read_bytes(&total, record.payload, sizeof total);
+    if (total == 0 || total > uint64_t{1} << 53) {
+      end.broken = "a fragmented message of impossible length";
+      return status::fault;
+    }
+    offset += kTotalSize;
+    length -= kTotalSize;
+  }
+  end.received_bytes += length;
+  double* scratch = module.scratch.get();
+  scratch[0] = static_cast<double>(offset);
+  scratch[1] = static_cast<double>(length);
+  scratch[2] = record.sequence;
+  scratch[3] = static_cast<double>(total);
+  return static_cast<int32_t>(record.kind);
+}
+
+napi_value end_receive(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<1> arguments(env, info);
+    Module& module = module_behind(arguments.data);
+    EndEntry* end = find_end(module, env, arguments[0]);
+    return make_int(env, end == nullptr ? status::closed : receive(module, *end));
+  });
+}
+
+napi_value end_receive_wait(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<2> arguments(env, info);
+    Module& module = module_behind(arguments.data);
+    EndEntry* end = find_end(module, env, arguments[0]);
+    const double timeout = to_double(env, arguments[1], "the timeout");
+    if (!(timeout >= 0)) throw_range("the timeout must be at least 0 ms");
+    if (end == nullptr) return make_int(env, status::closed);
+    const int32_t result = receive(module, *end);
+    // Private ends: whoever fills them is on this thread, so waiting would be in vain.
+    if (result != status::none || timeout == 0 || end->is_private || end->stopped) return make_int(env, result);
+    const double milliseconds = timeout < kLongestWait ? timeout : kLongestWait;
+    static_cast<Member*>(end->owner)->wait(*end, steady_nanoseconds() + static_cast<uint64_t>(milliseconds * 1e6));
+    return make_int(env, receive(module, *end));
+  });
+}
+
+napi_value end_release(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<2> arguments(env, info);
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
+    const uint32_t sequence = to_u32(env, arguments[1], "the sequence number");
+    if (end == nullptr) return make_int(env, 0);
+    bool large = false;
+    if (!end->core.release(sequence, large)) return make_int(env, 0);
+    if (end->owner != nullptr) {
+      end->owner->released(*end);
+      if (large && end->core.rx().large_wake_needed()) end->owner->ring(*end);
+    }
+    return make_int(env, 1);
+  });
+}
+
+napi_value end_want_space(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<2> arguments(env, info);
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
+    const uint32_t length = to_u32(env, arguments[1], "the length");
+    if (end == nullptr || end->owner == nullptr) return make_bool(env, false);
+    if (length > max_payload(end->core.tx().capacity())) throw_range("no message of that length can ever fit the ring");
+    if (end->core.tx().want_space(length)) {
+      end->want_space = kNoLength;
+      return make_bool(env, true);
+    }
+    end->want_space = length;
+    end->owner->activate(*end);
+    return make_bool(env, false);
+  });
+}
+
+napi_value end_stop_reading(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<1> arguments(env, info);
+    EndEntry& end = need_end(module_behind(arguments.data), env, arguments[0]);
+    end.stopped = true;
+    if (end.owner != nullptr) end.owner->publish_released(end);
+    return make_u32(env, end.core.rx().next());
+  });
+}
+
+napi_value end_want_readable(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<2> arguments(env, info);
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
+    const bool wanted = to_bool(env, arguments[1], "wanted");
+    if (end != nullptr) {
+      end->want_readable = wanted;
+      if (wanted && end->owner != nullptr) end->owner->activate(*end);
+    }
+    return undefined(env);
+  });
+}
+
+} // namespace
+
+EndEntry& need_end(Module& module, napi_env env, napi_value id) {
+  EndEntry* end = find_end(module, env, id);
+  if (end == nullptr) throw_code("ERR_VMRING_CLOSED", "this end does not exist any more");
+  return *end;
+}
+
+void init_ends(napi_env env, napi_value exports) {
+  Module& module = module_of(env);
+  const EndFunction functions[] = {
+      {"endSend", end_send},
+      {"endReserve", end_reserve},
+      {"endCommit", end_commit},
+      {"endAbort", end_abort},
+      {"endReceive", end_receive},
+      {"endReceiveWait", end_receive_wait},
+      {"endRelease", end_release},
+      {"endWantSpace", end_want_space},
+      {"endStopReading", end_stop_reading},
+      {"endWantReadable", end_want_readable},
+      {"endPending", end_pending},
+      {"endRewind", end_rewind},
+      {"endCounters", end_counters},
+      {"endFault", end_fault},
+      {"endIdle", end_idle},
+      {"endDestroy", end_destroy},
+  };
+  for (const EndFunction& each : functions) {
+    napi_value function = nullptr;
+    check(napi_create_function(env, each.name, NAPI_AUTO_LENGTH, each.callback, &module, &function));
+    check(napi_set_named_property(env, exports, each.name, function));
+  }
+  check(napi_set_named_property(env, exports, "scratch", module.scratch.array(env, napi_float64_array)));
+}
+
+} // namespace vmring::addon

@@ -1,0 +1,165 @@
+// A member's part of a turn of the event loop: what has come, who hears of it, and how it goes to sleep.
+#include <unistd.h>
+
+#include "addon/member.hpp"
+#include "addon/module.hpp"
+
+namespace vmring::addon {
+namespace {
+
+constexpr uint64_t kHotNanoseconds = 100'000;    // adaptive: keep looking this long after the last message
+constexpr uint64_t kScanNanoseconds = 5'000'000; // the table is looked at this often while hot
+constexpr uint32_t kControlPerTurn = 32;         // control messages of one peer
+constexpr uint64_t kMillisecond = 1'000'000;
+constexpr uint64_t kLongIdle = 2'000 * kMillisecond; // from here on the watchdog's ticks are enough
+
+} // namespace
+
+void Member::drain() {
+  uint64_t count = 0;
+  if (::read(options_.doorbell, &count, sizeof count) == static_cast<ssize_t>(sizeof count)) ++counters_.wakeups;
+  signalled_ = true;
+}
+
+void Member::woke() {
+  if (!asleep_.load(std::memory_order_relaxed)) return;
+  asleep_.store(false, std::memory_order_release);
+  if (!mapping_->lost()) sleeper_.awake();
+}
+
+bool Member::has_news() {
+  if (closed_) return false;
+  if (signalled_ || attention_.load(std::memory_order_relaxed) != 0 || !events_.empty()) return true;
+  if (mapping_->lost()) return !lost_reported_ || any_ready();
+  for (const uint32_t section : present_) {
+    if (others_[section].control_pending || others_[section].remote->news()) return true;
+  }
+  return any_ready();
+}
+
+bool Member::may_sleep() {
+  if (closed_) return true;
+  flush_released();
+  if (mapping_->lost()) return !has_news();
+  if (traffic_ || hot_until_ != 0) {
+    const uint64_t now = steady_nanoseconds();
+    if (traffic_) {
+      traffic_ = false;
+      last_traffic_ = now;
+      hot_until_ = options_.mode == Mode::adaptive ? now + kHotNanoseconds : 0;
+    }
+    if (now < hot_until_) return false;
+    hot_until_ = 0;
+  }
+  if (options_.mode == Mode::busy) return false;
+  if (signalled_ || attention_.load() != 0 || !events_.empty()) return false;
+  if (!park_active()) return false;
+  sleeper_.announce();
+  asleep_.store(true, std::memory_order_release);
+  if (has_news()) {
+    woke();
+    return false;
+  }
+  ++counters_.sleeps;
+  return true;
+}
+
+uint64_t Member::poll_delay() {
+  if (closed_ || has_doorbell() || mapping_->lost()) return ~uint64_t{0};
+  const uint64_t idle = steady_nanoseconds() - last_traffic_;
+  if (idle > kLongIdle) return ~uint64_t{0};
+  const uint64_t delay = idle / kMillisecond / 8;
+  return delay < 1 ? 1 : delay > 200 ? 200 : delay;
+}
+
+void Member::process() {
+  if (closed_ || processing_) return;
+  const std::shared_ptr<Member> keep = shared_from_this();
+  processing_ = true;
+  const uint32_t attention = attention_.exchange(0);
+  if (mapping_->lost()) {
+    report_lost();
+  } else {
+    const uint64_t now = steady_nanoseconds();
+    if (signalled_ || table_due_ || (attention & kTable) != 0 || now >= next_scan_) {
+      next_scan_ = now + kScanNanoseconds;
+      scan();
+    }
+    signalled_ = table_due_ = false;
+    if ((attention & kStall) != 0) check_stalls();
+    deliver_events();
+    take_bells();
+    deliver_control();
+  }
+  if (!closed_) {
+    const uint32_t count = collect(ready_, kReadyPairs);
+    if (count != 0 && listener_ != nullptr) listener_->on_ready(count);
+  }
+  processing_ = false;
+}
+
+void Member::report_lost() {
+  signalled_ = false;
+  if (lost_reported_.exchange(true)) return;
+  for (Other& other : others_) {
+    for (const uint32_t id : other.ends) {
+      if (EndEntry* end = table_.find(id)) activate(*end); // each says FAULT once
+    }
+  }
+  events_.emplace_back(PeerEvent::lost, self());
+  deliver_events();
+}
+
+void Member::check_stalls() {
+  for (const uint32_t section : present_) {
+    Other& other = others_[section];
+    const bool stalled = watch_[section].stalled.load();
+    if (stalled == other.stalled) continue;
+    other.stalled = stalled;
+    events_.emplace_back(stalled ? PeerEvent::stalled : PeerEvent::resumed,
+                         RemoteInfo{section, other.remote->identity(), stalled});
+  }
+}
+
+void Member::deliver_events() {
+  while (!events_.empty() && listener_ != nullptr) {
+    const auto [event, info] = events_.front();
+    events_.pop_front();
+    listener_->on_peer(event, info);
+  }
+}
+
+void Member::take_bells() {
+  for (const uint32_t section : present_) {
+    Other& other = others_[section];
+    // Read before news(): an older total can only make the watchdog look once too often.
+    watch_[section].seen_bell.store(bell_total(section), std::memory_order_relaxed);
+    if (!other.remote->news()) continue;
+    const uint32_t groups = other.remote->take_news();
+    traffic_ = true;
+    other.control_pending = true;
+    for (const uint32_t id : other.ends) {
+      EndEntry* end = table_.find(id);
+      if (end != nullptr && (groups >> bell_group(end->core.offer().bell) & 1) != 0) activate(*end);
+    }
+  }
+}
+
+void Member::deliver_control() {
+  uint8_t message[kMaxControl];
+  const std::vector<uint32_t> sections = present_; // listeners may make members come and go
+  for (const uint32_t section : sections) {
+    Other& other = others_[section];
+    for (uint32_t i = 0; i < kControlPerTurn && other.control_pending && !closed_; ++i) {
+      const uint32_t length = other.remote->poll_control(message);
+      if (length == 0) {
+        other.control_pending = false;
+      } else if (listener_ != nullptr) {
+        traffic_ = true;
+        listener_->on_control(section, other.remote->identity().incarnation, message, length);
+      }
+    }
+  }
+}
+
+} // namespace vmring::addon

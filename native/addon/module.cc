@@ -1,0 +1,59 @@
+#include "addon/module.hpp"
+
+#include "addon/member.hpp"
+
+namespace vmring::addon {
+
+// Handles must have closed before the event loop of a worker is destroyed, so the cleanup is an asynchronous one: it is
+// over when the last handle has said so.
+Module::Module(napi_env environment) : env(environment) {}
+
+void Module::open() {
+  loop.open(env);
+  napi_value name = make_string(env, "vmring");
+  check(napi_async_init(env, nullptr, name, &context_));
+  check(napi_add_async_cleanup_hook(
+      env,
+      [](napi_async_cleanup_hook_handle handle, void* data) {
+        auto* module = static_cast<Module*>(data);
+        module->cleanup_ = handle;
+        module->shut();
+      },
+      this, &cleanup_));
+}
+
+void Module::shut() {
+  if (ended) return;
+  ended = true;
+  while (!members.empty()) {
+    Member* member = *members.begin();
+    members.erase(members.begin());
+    member->close();
+  }
+  loop.shut();
+  handle_closed();
+}
+
+void Module::handle_closed() {
+  if (!ended || loop.open_handles() != 0 || cleanup_ == nullptr) return;
+  napi_remove_async_cleanup_hook(std::exchange(cleanup_, nullptr));
+}
+
+void Module::call(napi_value function, size_t count, const napi_value* arguments) noexcept {
+  if (ended) return;
+  napi_value global = nullptr, result = nullptr;
+  if (napi_get_global(env, &global) != napi_ok) return;
+  if (napi_make_callback(env, context_, global, function, count, arguments, &result) == napi_ok) return;
+  bool pending = false;
+  if (napi_is_exception_pending(env, &pending) != napi_ok || !pending) return; // the environment is ending
+  napi_value error = nullptr;
+  if (napi_get_and_clear_last_exception(env, &error) == napi_ok) napi_fatal_exception(env, error);
+}
+
+Module& module_of(napi_env env) {
+  void* data = nullptr;
+  if (napi_get_instance_data(env, &data) != napi_ok || data == nullptr) throw JsPending{};
+  return **static_cast<std::shared_ptr<Module>*>(data);
+}
+
+} // namespace vmring::addon

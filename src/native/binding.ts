@@ -1,0 +1,66 @@
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { resolve } from 'node:path'
+import { arch, env, platform, report } from 'node:process'
+import { fileURLToPath } from 'node:url'
+import type { NativeBinding } from './types.js'
+
+const require = createRequire(import.meta.url)
+// src/native/ and dist/native/ lie equally deep
+const root = fileURLToPath(new URL('../../', import.meta.url))
+
+function libc(): 'glibc' | 'musl' {
+  // without this the report looks up names of open connections, which can take seconds
+  const settings = report as typeof report & { excludeNetwork?: boolean }
+  settings.excludeNetwork = true
+  const { header } = settings.getReport() as { header: { glibcVersionRuntime?: string } }
+  return header.glibcVersionRuntime === undefined ? 'musl' : 'glibc'
+}
+
+function fail(tried: string[], cause?: unknown): never {
+  const cures =
+    platform !== 'linux' || (arch !== 'x64' && arch !== 'arm64')
+      ? [`vmring runs on Linux, x64 and arm64; this is ${platform} ${arch}.`]
+      : [
+          'In a clone of the repository: npm ci && npm run build (needs python3, make and g++).',
+          ...(libc() === 'musl'
+            ? ['musl is not supported yet: build as above on this machine, then set VMRING_ADDON.']
+            : []),
+          'Or set VMRING_ADDON to the path of a vmring.node built for this machine.',
+        ]
+  const message = [
+    'vmring: the native addon could not be loaded. Tried:',
+    ...tried.map((line) => `  ${line}`),
+    ...cures,
+  ]
+  throw Object.assign(new Error(message.join('\n'), { cause }), { code: 'ERR_VMRING_ADDON' })
+}
+
+function load(): NativeBinding {
+  const tried: string[] = []
+  let cause: unknown
+  const attempt = (path: string): NativeBinding | undefined => {
+    if (!existsSync(path)) {
+      tried.push(`${path}: no such file`)
+      return undefined
+    }
+    try {
+      return require(path) as NativeBinding
+    } catch (error) {
+      tried.push(`${path}: ${(error as Error).message}`)
+      cause = error
+      return undefined
+    }
+  }
+  // named by the user: this one or none
+  if (env.VMRING_ADDON) return attempt(resolve(env.VMRING_ADDON)) ?? fail(tried, cause)
+  // a build made on purpose on this machine goes before the one that came with the package
+  return (
+    attempt(`${root}build/Release/vmring.node`) ??
+    attempt(`${root}prebuilds/linux-${arch}-${libc()}/vmring.node`) ??
+    fail(tried, cause)
+  )
+}
+
+/** The addon, loaded once per process (and once per worker thread). */
+export const native: NativeBinding = load()
