@@ -1,0 +1,108 @@
+import { Command, InvalidArgumentError } from 'commander'
+import { type Host, startHost } from '../host/daemon.js'
+import { createLog } from '../host/log.js'
+import { formatSize, groupId, parseCount, parseMode, parseSize } from '../host/options.js'
+import { DEFAULT_SOCKET, defaultSocket } from '../host/socket-file.js'
+
+interface HostFlags {
+  socket: string
+  size: number
+  sections: number
+  vectors: number
+  mode: number
+  group?: number
+  json?: boolean
+  verbose?: boolean
+}
+
+/** commander's way of saying that a value is wrong */
+function checked<T>(parse: (text: string) => T): (text: string) => T {
+  return (text) => {
+    try {
+      return parse(text)
+    } catch (error) {
+      throw new InvalidArgumentError((error as Error).message)
+    }
+  }
+}
+
+/** `vmring host` */
+export function hostCommand(): Command {
+  return new Command('host')
+    .description(
+      'Run the host daemon: it owns a region of shared memory and lets guests and processes join it.',
+    )
+    .option('--socket <path>', `socket to listen on (VMRING_SOCKET, else ${DEFAULT_SOCKET})`, defaultSocket())
+    .option('--size <bytes>', 'size of the region, a power of two', checked(parseSize), 64 * 2 ** 20)
+    .option(
+      '--sections <n>',
+      'how many peers can take part at once',
+      checked((text) => parseCount(text, 'sections', 1, 256)),
+      16,
+    )
+    .option(
+      '--vectors <n>',
+      'interrupt vectors per peer',
+      checked((text) => parseCount(text, 'vectors', 1, 64)),
+      2,
+    )
+    .option('--mode <mode>', 'file mode of the sockets', checked(parseMode), 0o660)
+    .option('--group <group>', 'group of the sockets, by name or number', checked(groupId))
+    .option('--json', 'one JSON object per line, on standard output when listening and in the log')
+    .option('--verbose', 'log every peer that joins or leaves')
+    .addHelpText(
+      'after',
+      `
+Everybody who may open the socket can read and write the whole region. For a guest, start QEMU with:
+  -chardev socket,path=PATH,id=vmring -device ivshmem-doorbell,chardev=vmring,vectors=N
+and N at most the --vectors given here. Start the daemon first: QEMU waits for it once and never connects again.
+
+The log goes to standard error. SIGTERM, SIGINT and SIGHUP end the daemon and remove its files.`,
+    )
+    .action(run)
+}
+
+async function run(flags: HostFlags): Promise<void> {
+  const log = createLog({ json: flags.json === true, verbose: flags.verbose === true })
+  const { socket, size, sections, vectors, mode, group } = flags
+  const host = await startHost({
+    socket,
+    size,
+    sections,
+    vectors,
+    mode,
+    log,
+    ...(group !== undefined && { group }),
+  })
+  const ended = new Promise<void>((resolve) => host.once('close', () => resolve()))
+  const stop = (signal: NodeJS.Signals) => {
+    log('info', 'ending', { signal })
+    void host.close()
+  }
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, stop)
+  // also when something unforeseen ends the process
+  process.on('exit', () => host.unlink())
+  process.stdout.on('error', () => {})
+  process.stderr.on('error', () => {})
+  process.stdout.write(flags.json ? `${JSON.stringify(ready(host))}\n` : `${readyText(host)}\n`)
+  await ended
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.off(signal, stop)
+}
+
+function ready(host: Host) {
+  const { socket, size, sections, vectors, regionUuid: region } = host
+  return {
+    event: 'listening',
+    socket,
+    admin: `${socket}.admin`,
+    pid: process.pid,
+    region,
+    size,
+    sections,
+    vectors,
+  }
+}
+
+function readyText(host: Host): string {
+  return `vmring host: listening on ${host.socket} (${formatSize(host.size)}, ${host.sections} sections, ${host.vectors} vectors)`
+}

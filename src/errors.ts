@@ -1,0 +1,226 @@
+/**
+ * Every error that vmring raises, in one table: what raises it and what cures it. docs/errors.md is made from this table.
+ *
+ * Failures of the operating system, and the two that programs already handle for sockets (`ECONNREFUSED`, `EADDRINUSE`),
+ * keep libuv's shape: `code`, `errno`, `syscall`, `address`.
+ */
+
+export interface ErrorEntry {
+  /** what raises it */
+  readonly raised: string
+  /** what cures it */
+  readonly cure: string
+}
+
+export const errorTable = {
+  ERR_VMRING_REGION_MAGIC: {
+    raised: 'the memory does not start with the vmring magic: it is no region, or nobody has formatted it',
+    cure: 'check the path; format the file with `vmring format FILE`, or start `vmring host`',
+  },
+  ERR_VMRING_REGION_VERSION: {
+    raised: 'the region was formatted by another major version of the protocol',
+    cure: 'use the same major version of vmring on all sides, or format the region anew',
+  },
+  ERR_VMRING_REGION_FEATURE: {
+    raised: 'the region uses a feature that this version does not know and must not ignore',
+    cure: 'update vmring on this side, or format the region with the older version',
+  },
+  ERR_VMRING_REGION_GEOMETRY: {
+    raised: 'the header describes tables or sections that do not fit in the memory',
+    cure: 'the file is damaged or was made for another size: format it anew',
+  },
+  ERR_VMRING_REGION_SIZE: {
+    raised:
+      'the region is empty, truncated, no power of two, below 1 MiB, or too small for that many sections',
+    cure: 'make the file a power of two of at least 1 MiB (`vmring format --size 64M FILE`)',
+  },
+  ERR_VMRING_REGION_LOST: {
+    raised: 'the memory behind the region is gone: the file was truncated, or the device was unplugged',
+    cure: 'attach again when the region is back; views of it read zeros from now on',
+  },
+  ERR_VMRING_REGION_ADDRESS: {
+    raised: 'the region address has none of the known forms',
+    cure: "use 'unix:SOCKET', 'file:PATH', 'pci:0000:00:02.0' or null",
+  },
+  ERR_VMRING_NO_REGION: {
+    raised:
+      'attach() without a region found none in any of the usual places; `attempts` lists what was tried',
+    cure: 'start `vmring host`, or name a region in attach({ region }) or VMRING_REGION',
+  },
+  ERR_VMRING_TOO_MANY_PEERS: {
+    raised: 'every section of the region has an owner',
+    cure: 'start the daemon with more `--sections`, or free the section of a peer that is gone for good',
+  },
+  ERR_VMRING_DEVICE_BUSY: {
+    raised: 'another process has the ivshmem device; `pid` names it',
+    cure: 'one process owns the device: let that one talk, or use the relay',
+  },
+  ERR_VMRING_SERVER_VERSION: {
+    raised: 'the ivshmem server speaks another protocol version than 0',
+    cure: 'connect to `vmring host` or another server of the ivshmem-server protocol, version 0',
+  },
+  ERR_VMRING_SERVER_CLOSED: {
+    raised: 'the ivshmem server closed the connection before it had said everything, or the daemon went away',
+    cure: 'look at the output of `vmring host`; start it again and attach again',
+  },
+  ERR_VMRING_SERVER_NO_FD: {
+    raised: 'the ivshmem server announced memory or an interrupt without sending its descriptor',
+    cure: 'check that the socket belongs to `vmring host`, and that nothing between (a proxy) drops descriptors',
+  },
+  ERR_VMRING_SERVER_PROTOCOL: {
+    raised: 'the ivshmem server sent something that the protocol does not allow',
+    cure: 'check that the socket belongs to `vmring host`',
+  },
+  ERR_VMRING_SECTION_FULL: {
+    raised: 'the own section has no room for another channel ring',
+    cure: 'close channels, ask for a smaller `ringSize`, or give the region more memory per section',
+  },
+  ERR_VMRING_PROTOCOL: {
+    raised: 'the other side wrote something that the protocol does not allow; the channel was reset',
+    cure: 'update both sides; if it stays, the other side is broken or hostile',
+  },
+  ERR_VMRING_PEER_GONE: {
+    raised:
+      'the process at the other end left or restarted; `sent`, `delivered` and `released` are its last known record counts',
+    cure: 'connect again',
+  },
+  ERR_VMRING_PATH_LOST: {
+    raised:
+      'the path was torn away and the messages on it with it; records from `from` up to `to` are in doubt',
+    cure: 'connect again, and send again what the other side confirms not to have',
+  },
+  ERR_VMRING_NO_PATH: {
+    raised: 'none of the paths asked for leads to the peer; `attempts` lists what each one met',
+    cure: 'allow another path, or set the missing one up',
+  },
+  ERR_VMRING_RESET: {
+    raised: 'the other side ended the channel at once (destroy); the message gives its reason',
+    cure: 'connect again',
+  },
+  ERR_VMRING_REFUSED: {
+    raised:
+      'the other side is there, but declined: too many channels, or it did not understand a required option',
+    cure: 'read the reason in the message; free channels or update the other side',
+  },
+  ERR_VMRING_TIMEOUT: {
+    raised: 'the other side did not answer in time',
+    cure: 'see whether its event loop is blocked; try again',
+  },
+  ERR_VMRING_CLOSED: {
+    raised: 'the channel, server or peer is closed, or its sending direction has ended',
+    cure: 'use a new one; messages cannot follow end() or close()',
+  },
+  ERR_VMRING_TOO_LARGE: {
+    raised:
+      'trySend() or reserve() above the inline limit of the ring, or any message above what the receiver takes',
+    cure: 'use send(), ask for a larger `ringSize`, or raise `maxMessageSize` on the receiving side',
+  },
+  ERR_VMRING_LEASE: {
+    raised: 'a send lease was used twice, or a second one was asked for while one is open',
+    cure: 'commit or abort each lease exactly once before the next send',
+  },
+  ERR_VMRING_RELEASED: {
+    raised: 'a message was looked at after it had been released',
+    cure: 'call retain() to keep a message after its handler, or copy() what you need',
+  },
+  ERR_VMRING_RECEIVE_MODE: {
+    raised: "receive(), 'message' and iteration were mixed on one channel",
+    cure: 'keep to the way of receiving that was used first',
+  },
+  ERR_VMRING_ARGUMENT: {
+    raised: 'an argument is of the wrong type or out of range',
+    cure: 'the message names the argument and what is allowed',
+  },
+  ERR_VMRING_NOT_SUPPORTED: {
+    raised: 'this version cannot do it here',
+    cure: 'the message names what can be used instead',
+  },
+  ERR_VMRING_ADDON: {
+    raised: 'the native addon is missing or does not fit this machine',
+    cure: 'install on Linux x64 or arm64 with the prebuilt binary, or run `npm ci && npm run build`',
+  },
+  ERR_VMRING_NO_EXTERNAL_BUFFERS: {
+    raised:
+      'this runtime forbids buffers over foreign memory (Electron does), so ring memory cannot be shown',
+    cure: 'run the part of the program that uses vmring in Node itself',
+  },
+  ECONNREFUSED: {
+    raised: 'nobody listens under that service name (within `wait`)',
+    cure: 'start the listener, or give connect() a longer `wait`',
+  },
+  EADDRINUSE: {
+    raised: 'this peer already listens under that service name',
+    cure: 'close the other server first, or use another name',
+  },
+} as const satisfies Record<string, ErrorEntry>
+
+export type ErrorCode = keyof typeof errorTable
+
+export interface VmringErrorOptions {
+  cause?: unknown
+  /** what each attempt met, for errors that sum up several */
+  attempts?: string[]
+  errno?: number
+  syscall?: string
+  address?: string
+  /** record counts or ranges, where the code says so */
+  details?: Record<string, unknown>
+}
+
+/** An error with a stable `code`; the message says what happened and what to do. */
+export class VmringError extends Error {
+  readonly code: string
+  declare readonly errno?: number
+  declare readonly syscall?: string
+  declare readonly address?: string
+  declare readonly attempts?: string[]
+
+  constructor(code: ErrorCode, message: string, options: VmringErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.code = code
+    for (const key of ['errno', 'syscall', 'address', 'attempts'] as const) {
+      if (options[key] !== undefined) this.#set(key, options[key])
+    }
+    for (const [key, value] of Object.entries(options.details ?? {})) this.#set(key, value)
+  }
+
+  override get name(): string {
+    return 'VmringError'
+  }
+
+  #set(key: string, value: unknown): void {
+    Object.defineProperty(this, key, { value, enumerable: true, configurable: true, writable: true })
+  }
+}
+
+/** The record counts that errors about a lost peer or path carry. */
+export interface RecordCounts {
+  sent: number
+  delivered: number
+  released: number
+}
+
+export function asError(value: unknown): Error {
+  return value instanceof Error ? value : new Error(String(value))
+}
+
+export function connectionRefused(service: string, attempts: string[] = []): VmringError {
+  const met = attempts.length > 0 ? ` (${attempts.join('; ')})` : ''
+  return new VmringError(
+    'ECONNREFUSED',
+    `connect ECONNREFUSED ${service}: nobody listens under this name${met}; start the listener or wait longer`,
+    { errno: -111, syscall: 'connect', address: service, attempts },
+  )
+}
+
+export function addressInUse(service: string): VmringError {
+  return new VmringError(
+    'EADDRINUSE',
+    `listen EADDRINUSE ${service}: this peer already listens under this name`,
+    {
+      errno: -98,
+      syscall: 'listen',
+      address: service,
+    },
+  )
+}

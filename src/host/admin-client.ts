@@ -1,0 +1,120 @@
+import { createConnection } from 'node:net'
+import { VmringError } from '../errors.js'
+
+/** What the daemon says about itself: the answer to `{"op":"status"}`. */
+export interface HostStatus {
+  version: string
+  pid: number
+  socket: string
+  /** milliseconds since it started */
+  uptime: number
+  region: {
+    uuid: string
+    /** bytes */
+    size: number
+    sections: number
+    /** bytes */
+    sectionSize: number
+    freeSections: number
+    daemonIncarnation: number
+  }
+  /** eventfds per peer */
+  vectors: number
+  peers: HostPeer[]
+  ids: {
+    /** how many more clients could join while those who are connected stay */
+    available: number
+  }
+  counters: HostCounters
+}
+
+export interface HostPeer {
+  id: number
+  /** index in the peer table; null when no section was free */
+  section: number | null
+  generation: number | null
+  /** credentials of the process that connected (of QEMU, for a guest) */
+  pid: number
+  uid: number
+  /** milliseconds since it joined */
+  connected: number
+  /** messages that wait because it does not read */
+  queued: number
+  sent: number
+}
+
+export interface HostCounters {
+  joins: number
+  leaves: number
+  /** clients turned away: no id, no descriptor */
+  refused: number
+  /** clients closed because they broke the protocol or did not read */
+  dropped: number
+  /** doorbells rung because membership changed */
+  bells: number
+}
+
+/**
+ * One request to the administration socket of the daemon at `socket`.
+ * Rejects with the system's error when no daemon is there, ERR_VMRING_TIMEOUT after `timeout` ms, and ERR_VMRING_PROTOCOL
+ * when what answers is no vmring daemon.
+ */
+export function askHost(
+  socket: string,
+  request: { op: string; [key: string]: unknown },
+  timeout = 5000,
+): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    const path = `${socket}.admin`
+    const connection = createConnection(path)
+    const parts: Buffer[] = []
+    const settle = (finish: () => void) => {
+      clearTimeout(timer)
+      connection.destroy()
+      finish()
+    }
+    const broken = (cause?: unknown) =>
+      settle(() =>
+        reject(
+          new VmringError('ERR_VMRING_PROTOCOL', `${path} does not answer like a vmring daemon`, { cause }),
+        ),
+      )
+    const timer = setTimeout(
+      () =>
+        settle(() =>
+          reject(
+            new VmringError(
+              'ERR_VMRING_TIMEOUT',
+              `the daemon at ${path} did not answer within ${timeout} ms; see whether its process is stopped`,
+            ),
+          ),
+        ),
+      timeout,
+    )
+    connection.on('error', (error) => settle(() => reject(error)))
+    connection.on('connect', () => connection.write(`${JSON.stringify(request)}\n`))
+    connection.on('end', () => broken())
+    connection.on('data', (chunk: Buffer) => {
+      parts.push(chunk)
+      if (!chunk.includes(10)) return
+      const text = Buffer.concat(parts).toString('utf8')
+      let answer: { ok?: boolean; result?: unknown; error?: { code: string; message: string } }
+      try {
+        answer = JSON.parse(text.slice(0, text.indexOf('\n')))
+      } catch (error) {
+        broken(error)
+        return
+      }
+      settle(() => {
+        if (answer.ok) resolve(answer.result)
+        else
+          reject(Object.assign(new Error(answer.error?.message ?? 'refused'), { code: answer.error?.code }))
+      })
+    })
+  })
+}
+
+/** The status of the daemon at `socket`; errors as askHost. */
+export async function hostStatus(socket: string, timeout?: number): Promise<HostStatus> {
+  return (await askHost(socket, { op: 'status' }, timeout)) as HostStatus
+}
