@@ -1,0 +1,68 @@
+// Programs of this machine: finding them, running them to an end that always comes.
+import { execFile } from 'node:child_process'
+import { accessSync, constants } from 'node:fs'
+import { delimiter, join } from 'node:path'
+import { BedMissing } from './errors.js'
+
+const PACKAGES: Record<string, string> = {
+  'qemu-system-x86_64': 'qemu-system-x86',
+  busybox: 'busybox-static',
+  depmod: 'kmod',
+  modprobe: 'kmod',
+  'dpkg-deb': 'dpkg',
+  'apt-get': 'apt',
+  'apt-cache': 'apt',
+}
+
+/** Where a program is, or null. Administrators' folders count too: an ordinary user's PATH often lacks them. */
+export function findProgram(name: string): string | null {
+  const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin', '/usr/bin', '/bin']
+  for (const folder of folders) {
+    if (folder === '') continue
+    const path = join(folder, name)
+    try {
+      accessSync(path, constants.X_OK)
+      return path
+    } catch {
+      // not there: the next folder
+    }
+  }
+  return null
+}
+
+export function needProgram(name: string): string {
+  const path = findProgram(name)
+  if (path === null) {
+    throw new BedMissing(
+      `the program ${name}`,
+      `on Debian or Ubuntu run \`sudo apt-get install ${PACKAGES[name] ?? name}\``,
+    )
+  }
+  return path
+}
+
+/** Output of a program; throws with what it said when it fails or takes longer than `timeout` ms. */
+export function output(
+  command: string,
+  args: string[],
+  options: { cwd?: string; timeout?: number; input?: Buffer } = {},
+): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const settings = {
+      cwd: options.cwd,
+      timeout: options.timeout ?? 60_000,
+      killSignal: 'SIGKILL' as const,
+      maxBuffer: 256 << 20,
+      encoding: 'buffer' as const,
+    }
+    const child = execFile(command, args, settings, (error, stdout, stderr) => {
+      if (error === null) resolve(stdout)
+      else {
+        const said = stderr.toString().trim() || error.message
+        reject(new Error(`${command} ${args.join(' ')}: ${said}`, { cause: error }))
+      }
+    })
+    child.stdin?.on('error', () => {}) // it may end before it has read everything
+    child.stdin?.end(options.input)
+  })
+}
