@@ -1,0 +1,159 @@
+/** Takes records off the inbox and makes messages of them. */
+import { VmringError } from '../errors.js'
+import { native } from '../native/binding.js'
+import { Kind, Status } from '../native/types.js'
+import { Message } from '../ring/message.js'
+import type { Session } from '../session/session.js'
+
+/** Most bytes to put together before the event loop gets its turn. */
+const BYTES_PER_TURN = 8 * 1024 * 1024
+
+export class Receiver {
+  receivedMessages = 0
+  receivedBytes = 0
+  readonly #session: Session
+  readonly #onEnd: () => void
+  /** a message that is being put together from fragments */
+  #parts: Uint8Array | null = null
+  #filled = 0
+  #budget = 0
+
+  constructor(session: Session, onEnd: () => void) {
+    this.#session = session
+    this.#onEnd = onEnd
+  }
+
+  /** The next message, or null when there is none now. */
+  next(): Message | null {
+    this.#budget = BYTES_PER_TURN
+    for (;;) {
+      const id = this.#session.receiveId
+      if (id < 0) return null
+      const kind = native.endReceive(id)
+      if (kind === 0) return null
+      const message = this.#take(kind)
+      if (message !== undefined) return message
+    }
+  }
+
+  /** As next(), waiting on this thread up to `timeout` ms. */
+  nextWait(timeout: number): Message | null {
+    const deadline = performance.now() + timeout
+    let left = timeout
+    for (;;) {
+      this.#budget = Number.POSITIVE_INFINITY
+      const id = this.#session.receiveId
+      if (id < 0) return null
+      const wait = this.#session.end.blocking ? Math.max(0, left) : 0
+      const kind = wait > 0 ? native.endReceiveWait(id, wait) : native.endReceive(id)
+      if (kind !== 0) {
+        const message = this.#take(kind)
+        if (message !== undefined) return message
+      } else if (wait === 0) return null
+      left = deadline - performance.now()
+    }
+  }
+
+  /** Drops what was put together so far. */
+  reset(): void {
+    this.#parts = null
+  }
+
+  /** A message; null: nothing more now; undefined: the record is dealt with, look for the next. */
+  #take(kind: number): Message | null | undefined {
+    const { scratch } = native
+    const { end } = this.#session
+    if ((kind === Kind.DATA || kind === Kind.LARGE) && this.#parts === null) {
+      const length = scratch[1]!
+      if (length > this.#session.maxMessage)
+        return this.#broken(`a message of ${length} bytes, above the limit`)
+      this.receivedMessages++
+      this.receivedBytes += length
+      return new Message(end, scratch[0]!, length, scratch[2]!, null)
+    }
+    if (kind < 0) return this.#status(kind)
+    const sequence = scratch[2]!
+    if (kind === Kind.FIN) {
+      this.#giveBack(sequence)
+      if (this.#parts !== null) return this.#broken('the end of the stream within a message')
+      this.#onEnd()
+      return null
+    }
+    if (kind !== Kind.FRAG && kind !== Kind.FRAG_LAST)
+      return this.#broken(`a record of kind ${kind} within a message`)
+    return this.#fragment(kind, scratch[0]!, scratch[1]!, sequence, scratch[3]!)
+  }
+
+  #fragment(
+    kind: number,
+    offset: number,
+    length: number,
+    sequence: number,
+    total: number,
+  ): Message | null | undefined {
+    const { end, maxMessage } = this.#session
+    if (this.#parts === null) {
+      if (total <= 0) return this.#broken('a fragment without a beginning')
+      if (total > maxMessage)
+        return this.#broken(`a message of ${total} bytes, above the limit of ${maxMessage}`)
+      try {
+        this.#parts = new Uint8Array(total)
+      } catch (cause) {
+        this.#session.destroy(
+          new VmringError('ERR_VMRING_TOO_LARGE', `no memory for a message of ${total} bytes`, { cause }),
+        )
+        return null
+      }
+      this.#filled = 0
+    } else if (total > 0) {
+      return this.#broken('a message within a message')
+    }
+    const parts = this.#parts
+    if (this.#filled + length > parts.length) return this.#broken('fragments beyond the announced length')
+    parts.set(new Uint8Array(end.buffer, offset, length), this.#filled)
+    this.#filled += length
+    this.#giveBack(sequence)
+    if (kind === Kind.FRAG) {
+      this.#budget -= length
+      // What is left over is reported again in the next turn.
+      return this.#budget > 0 ? undefined : null
+    }
+    if (this.#filled !== parts.length) return this.#broken('fragments that end before the announced length')
+    this.#parts = null
+    this.receivedMessages++
+    this.receivedBytes += parts.length
+    return new Message(null, 0, parts.length, 0, parts)
+  }
+
+  #giveBack(sequence: number): void {
+    const { end } = this.#session
+    native.endRelease(end.id, sequence)
+    end.onRelease?.()
+  }
+
+  #status(status: number): null {
+    const session = this.#session
+    if (status === Status.FAULT) {
+      session.onFault(
+        new VmringError(
+          'ERR_VMRING_PROTOCOL',
+          `the other side broke the protocol: ${native.endFault(session.end.id)}`,
+        ),
+      )
+    } else if (status === Status.LOST) {
+      session.outboxLost(
+        session.path.name,
+        new VmringError('ERR_VMRING_REGION_LOST', 'the memory behind the channel is gone'),
+      )
+    }
+    return null
+  }
+
+  #broken(what: string): null {
+    this.#parts = null
+    this.#session.onFault(
+      new VmringError('ERR_VMRING_PROTOCOL', `the other side broke the protocol: it sent ${what}`),
+    )
+    return null
+  }
+}

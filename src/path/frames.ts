@@ -1,0 +1,277 @@
+/**
+ * Session frames: one codec for every path. docs/protocol.md has the normative description.
+ *
+ *   0  u8 version   1  u8 type   2  u16 flags   4  u32 epoch
+ *   8  channel id: 16 bytes initiator UUID, u32 incarnation, u32 counter (all zero in frames about no channel)
+ *  32  u32 length of what follows   36  u32 reserved
+ *  40  fields {u16 type | 0x8000 must-understand, u16 length, bytes padded to 4}, or the fixed body of DATA and ACK
+ *
+ * Little endian. Frames are private bytes by the time they come here; still, every length is checked.
+ */
+import { CHANNEL_ID_BYTES } from './path.js'
+
+export const FRAME_VERSION = 1
+export const HEADER_BYTES = 40
+
+export const FrameType = {
+  HELLO: 1,
+  HELLO_ACK: 2,
+  ANNOUNCE: 3,
+  WITHDRAW: 4,
+  OPEN: 5,
+  ACCEPT: 6,
+  REFUSE: 7,
+  RESET: 8,
+  RESET_ACK: 9,
+  CLOSE: 10,
+  CLOSED: 11,
+  ASK_MOVE: 12,
+  MOVE: 13,
+  MOVED: 14,
+  RETIRE: 15,
+  DATA: 16,
+  ACK: 17,
+  PING: 18,
+} as const
+
+export const Flag = {
+  /** ACK: a record is missing or had no room; send again from `expected` */
+  GAP: 1,
+  /** ACK: answer with an ACK */
+  ASK: 2,
+  /** DATA: first fragment; the payload starts with the u64 total */
+  FIRST: 4,
+  /** RETIRE: the reader is done with the ring (without: the owner asks) */
+  DONE: 8,
+  /** MOVED: the proposer has switched as well */
+  CONFIRM: 16,
+} as const
+
+/** Field types. */
+export const Field = {
+  SERVICE: 1,
+  OFFER: 2,
+  CAPACITY: 3,
+  MAX_MESSAGE: 4,
+  REASON: 5,
+  NEXT: 6,
+  PART: 8,
+  PATH: 9,
+} as const
+
+const MUST_UNDERSTAND = 0x8000
+const KNOWN_FIELDS: ReadonlySet<number> = new Set(Object.values(Field))
+
+/** Why an OPEN or a move was declined, or a channel reset. */
+export const Reason = {
+  NO_SERVICE: 1,
+  LIMIT: 2,
+  NOT_UNDERSTOOD: 3,
+  CLOSED: 4,
+  DESTROYED: 5,
+  PROTOCOL: 6,
+  SECTION_FULL: 7,
+} as const
+
+/** No field may be longer; reasons are cut, service names are checked by who sets them. */
+export const MAX_TEXT_BYTES = 255
+
+export interface Frame {
+  type: number
+  flags: number
+  epoch: number
+  channel: Uint8Array
+  /** first value of each known field */
+  service?: string
+  offer?: Uint8Array
+  capacity?: number
+  maxMessage?: number
+  reason?: number
+  text?: string
+  next?: number
+  path?: string
+  /** HELLO_ACK: names of one part */
+  part?: { serial: number; index: number; count: number }
+  services?: string[]
+  /** set when a required field is not known here: the frame must be refused, not obeyed */
+  notUnderstood?: boolean
+}
+
+export type FrameInit = Partial<Omit<Frame, 'notUnderstood'>> & { type: number }
+
+const NO_CHANNEL = new Uint8Array(CHANNEL_ID_BYTES)
+const decoder = new TextDecoder('utf-8')
+const encoder = new TextEncoder()
+
+/** Cuts a text to what a field may carry. */
+function textBytes(text: string): Uint8Array {
+  const bytes = encoder.encode(text)
+  return bytes.length <= MAX_TEXT_BYTES ? bytes : bytes.subarray(0, MAX_TEXT_BYTES)
+}
+
+function u32(...values: number[]): Uint8Array {
+  const bytes = new Uint8Array(values.length * 4)
+  const view = new DataView(bytes.buffer)
+  values.forEach((value, i) => {
+    view.setUint32(i * 4, value, true)
+  })
+  return bytes
+}
+
+export function writeHeader(
+  target: Uint8Array,
+  type: number,
+  flags: number,
+  epoch: number,
+  channel: Uint8Array,
+  length: number,
+): DataView {
+  const view = new DataView(target.buffer, target.byteOffset, target.byteLength)
+  target[0] = FRAME_VERSION
+  target[1] = type
+  view.setUint16(2, flags, true)
+  view.setUint32(4, epoch, true)
+  target.set(channel, 8)
+  view.setUint32(32, length, true)
+  return view
+}
+
+export function encodeFrame(init: FrameInit): Uint8Array {
+  const fields: [number, Uint8Array][] = []
+  if (init.service !== undefined) fields.push([Field.SERVICE, textBytes(init.service)])
+  if (init.offer !== undefined) fields.push([Field.OFFER, init.offer])
+  if (init.capacity !== undefined) fields.push([Field.CAPACITY, u32(init.capacity)])
+  if (init.maxMessage !== undefined) {
+    fields.push([Field.MAX_MESSAGE, u32(init.maxMessage >>> 0, Math.floor(init.maxMessage / 2 ** 32))])
+  }
+  if (init.reason !== undefined) {
+    const text = textBytes(init.text ?? '')
+    const bytes = new Uint8Array(4 + text.length)
+    bytes.set(u32(init.reason))
+    bytes.set(text, 4)
+    fields.push([Field.REASON, bytes])
+  }
+  if (init.next !== undefined) fields.push([Field.NEXT, u32(init.next)])
+  if (init.path !== undefined) fields.push([Field.PATH, textBytes(init.path)])
+  if (init.part !== undefined) {
+    fields.push([Field.PART, u32(init.part.serial, init.part.index, init.part.count)])
+    for (const name of init.services ?? []) fields.push([Field.SERVICE, textBytes(name)])
+  }
+  let length = 0
+  for (const [, bytes] of fields) length += 4 + ((bytes.length + 3) & ~3)
+  const frame = new Uint8Array(HEADER_BYTES + length)
+  const view = writeHeader(
+    frame,
+    init.type,
+    init.flags ?? 0,
+    init.epoch ?? 0,
+    init.channel ?? NO_CHANNEL,
+    length,
+  )
+  let at = HEADER_BYTES
+  for (const [type, bytes] of fields) {
+    view.setUint16(at, type, true)
+    view.setUint16(at + 2, bytes.length, true)
+    frame.set(bytes, at + 4)
+    at += 4 + ((bytes.length + 3) & ~3)
+  }
+  return frame
+}
+
+/** Type, flags and epoch of a frame that is long enough and of a known version; null otherwise. */
+export function readHeader(
+  frame: Uint8Array,
+): { type: number; flags: number; epoch: number; channel: Uint8Array; view: DataView; end: number } | null {
+  if (frame.byteLength < HEADER_BYTES || frame[0] !== FRAME_VERSION) return null
+  const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength)
+  const length = view.getUint32(32, true)
+  if (length > frame.byteLength - HEADER_BYTES) return null
+  return {
+    type: frame[1]!,
+    flags: view.getUint16(2, true),
+    epoch: view.getUint32(4, true),
+    channel: frame.subarray(8, 8 + CHANNEL_ID_BYTES),
+    view,
+    end: HEADER_BYTES + length,
+  }
+}
+
+/** Null for a frame that is malformed: it is dropped. */
+export function decodeFrame(bytes: Uint8Array): Frame | null {
+  const header = readHeader(bytes)
+  if (header === null) return null
+  const { view, end } = header
+  const frame: Frame = {
+    type: header.type,
+    flags: header.flags,
+    epoch: header.epoch,
+    channel: header.channel,
+  }
+  let at = HEADER_BYTES
+  while (at < end) {
+    if (end - at < 4) return null
+    const raw = view.getUint16(at, true)
+    const length = view.getUint16(at + 2, true)
+    const type = raw & ~MUST_UNDERSTAND
+    const next = at + 4 + ((length + 3) & ~3)
+    if (next > end) return null
+    if (!KNOWN_FIELDS.has(type)) {
+      if ((raw & MUST_UNDERSTAND) !== 0) frame.notUnderstood = true
+    } else if (!readField(frame, type, bytes.subarray(at + 4, at + 4 + length))) {
+      return null
+    }
+    at = next
+  }
+  return frame
+}
+
+function readField(frame: Frame, type: number, value: Uint8Array): boolean {
+  const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
+  switch (type) {
+    case Field.SERVICE:
+      if (value.length > MAX_TEXT_BYTES) return false
+      if (frame.part !== undefined) frame.services!.push(decoder.decode(value))
+      else frame.service ??= decoder.decode(value)
+      return true
+    case Field.OFFER:
+      frame.offer ??= value
+      return true
+    case Field.CAPACITY:
+      if (value.length !== 4) return false
+      frame.capacity ??= view.getUint32(0, true)
+      return true
+    case Field.MAX_MESSAGE:
+      if (value.length !== 8) return false
+      frame.maxMessage ??= view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32
+      return true
+    case Field.REASON:
+      if (value.length < 4 || value.length > 4 + MAX_TEXT_BYTES) return false
+      frame.reason ??= view.getUint32(0, true)
+      frame.text ??= decoder.decode(value.subarray(4))
+      return true
+    case Field.NEXT:
+      if (value.length !== 4) return false
+      frame.next ??= view.getUint32(0, true)
+      return true
+    case Field.PATH:
+      if (value.length > MAX_TEXT_BYTES) return false
+      frame.path ??= decoder.decode(value)
+      return true
+    default:
+      if (value.length !== 12 || frame.part !== undefined) return false
+      frame.part = {
+        serial: view.getUint32(0, true),
+        index: view.getUint32(4, true),
+        count: view.getUint32(8, true),
+      }
+      frame.services = []
+      return true
+  }
+}
+
+/** DATA: u32 sequence, u32 released, u32 expected, u32 next, u8 kind, 3 reserved, then the payload. */
+export const DATA_BODY = 20
+/** ACK: u32 expected (accepted into the inbox), u32 next (delivered to the application), u32 released. */
+export const ACK_BODY = 12
+/** Most bytes of a DATA frame beyond its payload: header, body, and the total of a first fragment. */
+export const DATA_OVERHEAD = HEADER_BYTES + DATA_BODY + 8

@@ -1,0 +1,296 @@
+/**
+ * The shared-memory path. The native peer moves nothing: this side's outbox is the other side's inbox. Session frames
+ * travel as control messages.
+ */
+import { type RecordCounts, VmringError } from '../errors.js'
+import { native } from '../native/binding.js'
+import {
+  type NativePeer,
+  type NativeRegion,
+  PeerEvent,
+  type PeerOptions,
+  Ready,
+  type RemotePeer,
+  type RingOffer,
+  Status,
+} from '../native/types.js'
+import { dispatchReady, unwatchEnd, watchEnd } from '../ring/ends.js'
+import {
+  type EndEvents,
+  type EndSpec,
+  type Path,
+  type PathEnd,
+  type PathEvents,
+  type PeerRef,
+  peerKey,
+} from './path.js'
+
+const MAX_SESSION_FRAME = 1024
+const MAX_QUEUED_FRAMES = 1024
+const RETRY_FIRST = 1
+const RETRY_MAX = 50
+const DEFAULT_RING = 256 * 1024
+const SMALLEST_RING = 16 * 1024
+
+export interface ShmEvents {
+  onPath(path: ShmPath): void
+  /** The process left or came back as another one. */
+  onGone(remote: PeerRef): void
+  /** The memory itself is gone. */
+  onLost(error: Error): void
+}
+
+/** This process as a member of one region. */
+export class ShmNetwork {
+  readonly region: NativeRegion
+  readonly peer: NativePeer
+  readonly #paths = new Map<string, ShmPath>()
+  readonly #events: ShmEvents
+  #lost = false
+
+  constructor(
+    region: NativeRegion,
+    options: Omit<PeerOptions, 'onReady' | 'onControl' | 'onPeer'>,
+    events: ShmEvents,
+  ) {
+    this.region = region
+    this.#events = events
+    this.peer = new native.Peer(region, {
+      ...options,
+      onReady: (count) => dispatchReady(this.peer.ready, count),
+      onControl: (section, incarnation, message) => this.#find(section, incarnation)?.receive(message),
+      onPeer: (event, peer) => this.#onPeer(event, peer),
+    })
+  }
+
+  /** Takes in the members that were there before this one. */
+  start(): void {
+    for (const remote of this.peer.remotes()) this.#join(remote)
+  }
+
+  /** The memory is gone: every path of it ends. */
+  lose(): void {
+    if (this.#lost) return
+    this.#lost = true
+    const error = new VmringError('ERR_VMRING_REGION_LOST', 'the memory of the region is gone; attach again')
+    const paths = [...this.#paths.values()]
+    this.#paths.clear()
+    for (const path of paths) path.lose(error)
+    this.#events.onLost(error)
+  }
+
+  #find(section: number, incarnation: number): ShmPath | undefined {
+    const known = this.#paths.get(`${section}:${incarnation}`)
+    if (known !== undefined) return known
+    const remote = this.peer.remotes().find((r) => r.section === section && r.incarnation === incarnation)
+    return remote === undefined ? undefined : this.#join(remote)
+  }
+
+  #join(remote: RemotePeer): ShmPath {
+    const key = `${remote.section}:${remote.incarnation}`
+    let path = this.#paths.get(key)
+    if (path === undefined) {
+      path = new ShmPath(this, remote)
+      this.#paths.set(key, path)
+      this.#events.onPath(path)
+    }
+    return path
+  }
+
+  #onPeer(event: number, remote: RemotePeer): void {
+    if (event === PeerEvent.JOINED) {
+      this.#join(remote)
+      return
+    }
+    if (event === PeerEvent.LOST) {
+      this.lose()
+      return
+    }
+    const key = `${remote.section}:${remote.incarnation}`
+    const path = this.#paths.get(key)
+    if (path === undefined) return
+    if (event === PeerEvent.LEFT) {
+      this.#paths.delete(key)
+      path.lost = true
+      this.#events.onGone(path.remote)
+    } else {
+      path.setStalled(event === PeerEvent.STALLED)
+    }
+  }
+}
+
+export class ShmPath implements Path {
+  readonly name = 'shm'
+  readonly remote: PeerRef
+  readonly key: string
+  readonly keepsOutbox = false
+  readonly maxFrame = MAX_SESSION_FRAME
+  readonly network: ShmNetwork
+  stalled: boolean
+  lost = false
+  events: PathEvents | null = null
+  #queue: Uint8Array[] = []
+  #timer: NodeJS.Timeout | null = null
+  #interval = RETRY_FIRST
+
+  constructor(network: ShmNetwork, remote: RemotePeer) {
+    this.network = network
+    this.remote = { uuid: remote.uuid, incarnation: remote.incarnation, section: remote.section }
+    this.key = peerKey(remote.uuid, remote.incarnation)
+    this.stalled = remote.stalled
+  }
+
+  defaultCapacity(): number {
+    const { largestFree } = this.network.peer.counters()
+    const share = Math.min(DEFAULT_RING, largestFree / 4)
+    return share <= SMALLEST_RING ? SMALLEST_RING : 2 ** Math.floor(Math.log2(share))
+  }
+
+  /** A frame that finds the control ring full waits here; beyond a bound it is lost, and the session repeats it. */
+  send(frame: Uint8Array): void {
+    if (this.lost) return
+    if (this.#queue.length === 0 && this.network.peer.sendControl(this.remote.section, frame)) return
+    if (this.#queue.length < MAX_QUEUED_FRAMES) this.#queue.push(frame)
+    this.#timer ??= setTimeout(() => this.#retry(), this.#interval).unref()
+  }
+
+  #retry(): void {
+    this.#timer = null
+    if (this.lost) return
+    let sent = 0
+    while (
+      sent < this.#queue.length &&
+      this.network.peer.sendControl(this.remote.section, this.#queue[sent]!)
+    )
+      sent++
+    this.#queue = this.#queue.slice(sent)
+    this.#interval = sent > 0 ? RETRY_FIRST : Math.min(this.#interval * 2, RETRY_MAX)
+    if (this.#queue.length > 0) this.#timer = setTimeout(() => this.#retry(), this.#interval).unref()
+  }
+
+  receive(message: Uint8Array): void {
+    this.events?.onFrame(this, message)
+  }
+
+  setStalled(stalled: boolean): void {
+    if (this.stalled === stalled || this.lost) return
+    this.stalled = stalled
+    this.events?.onStalled(this, stalled)
+  }
+
+  lose(error: Error): void {
+    if (this.lost) return
+    this.lost = true
+    if (this.#timer !== null) clearTimeout(this.#timer)
+    this.events?.onLost(this, error)
+  }
+
+  createEnd(spec: EndSpec): PathEnd {
+    const { id, offer } = this.network.peer.createEnd(this.remote.section, spec.capacity, 0, 0)
+    return new ShmEnd(this, id, encodeOffer(offer), spec.capacity)
+  }
+}
+
+class ShmEnd implements PathEnd {
+  readonly path: ShmPath
+  readonly offer: Uint8Array
+  readonly capacity: number
+  readonly inlineLimit: number
+  readonly buffer: ArrayBuffer
+  readonly large = true
+  readonly blocking = true
+  readonly shared = true
+  id: number
+  retained = 0
+  onRelease: (() => void) | null = null
+  events: EndEvents | null = null
+
+  constructor(path: ShmPath, id: number, offer: Uint8Array, capacity: number) {
+    this.path = path
+    this.id = id
+    this.offer = offer
+    this.capacity = capacity
+    this.inlineLimit = capacity / 4
+    this.buffer = path.network.region.buffer
+    watchEnd(id, (bits) => {
+      if ((bits & Ready.FAULT) !== 0) this.#fault()
+      if ((bits & Ready.READABLE) !== 0) this.events?.onReadable()
+      if ((bits & Ready.WRITABLE) !== 0) this.events?.onWritable()
+    })
+  }
+
+  /** Memory that is gone looks broken too. */
+  #fault(): void {
+    const { network } = this.path
+    if (network.region.lost) network.lose()
+    else this.events?.onFault(faultError(this.id))
+  }
+
+  attach(offer: Uint8Array): void {
+    this.path.network.peer.attachEnd(this.id, decodeOffer(offer))
+  }
+
+  stop(): number {
+    return native.endStopReading(this.id)
+  }
+
+  progress(): RecordCounts {
+    const { sent, remoteNext, remoteReleased } = native.endCounters(this.id)
+    return { sent, delivered: remoteNext, released: remoteReleased }
+  }
+
+  pending(from: number): { kind: number; total: number; bytes: Uint8Array }[] {
+    return native.endPending(this.id, from)
+  }
+
+  sendLarge(bytes: Uint8Array): number {
+    // the descriptor needs room too: look before copying
+    if (!native.endWantSpace(this.id, 32)) return Status.WOULD_BLOCK
+    const { peer } = this.path.network
+    const offset = peer.allocLarge(this.id, bytes.length)
+    if (offset < 0) return Status.TOO_LARGE
+    new Uint8Array(this.buffer, offset, bytes.length).set(bytes)
+    return peer.commitLarge(this.id, offset, bytes.length)
+  }
+
+  destroy(): void {
+    if (this.id < 0) return
+    unwatchEnd(this.id)
+    native.endDestroy(this.id)
+    this.id = -1
+  }
+}
+
+function faultError(id: number): VmringError {
+  return new VmringError('ERR_VMRING_PROTOCOL', `the other side broke the protocol: ${native.endFault(id)}`)
+}
+
+/** u32 capacity, u32 tag, u64 ring offset, u32 bell, u32 number of reader blocks, u64 offset of each. */
+function encodeOffer(offer: RingOffer): Uint8Array {
+  const bytes = new Uint8Array(32)
+  const view = new DataView(bytes.buffer)
+  view.setUint32(0, offer.capacity, true)
+  view.setUint32(4, offer.tag, true)
+  view.setBigUint64(8, BigInt(offer.ringOffset), true)
+  view.setUint32(16, offer.bell, true)
+  view.setUint32(20, 1, true)
+  view.setBigUint64(24, BigInt(offer.readerOffset), true)
+  return bytes
+}
+
+function decodeOffer(bytes: Uint8Array): RingOffer {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const ringOffset = bytes.length >= 32 ? view.getBigUint64(8, true) : -1n
+  const readerOffset = bytes.length >= 32 ? view.getBigUint64(24, true) : -1n
+  const limit = BigInt(Number.MAX_SAFE_INTEGER)
+  if (ringOffset < 0n || ringOffset > limit || readerOffset > limit || view.getUint32(20, true) < 1) {
+    throw new VmringError('ERR_VMRING_PROTOCOL', 'the other side offers a ring that cannot be')
+  }
+  return {
+    capacity: view.getUint32(0, true),
+    tag: view.getUint32(4, true),
+    ringOffset: Number(ringOffset),
+    bell: view.getUint32(16, true),
+    readerOffset: Number(readerOffset),
+  }
+}

@@ -1,0 +1,62 @@
+/**
+ * Tells the daemon which services and channels this process has, a moment after they have changed. Costs nothing while
+ * they do not; a server that keeps no such list (QEMU's own, say) is asked once.
+ */
+import { askHost } from '../host/admin-client.js'
+import type { PeerReport } from '../session/report.js'
+
+const SETTLE_MS = 200
+const BUSY_MS = 1000
+const ANSWER_MS = 2000
+
+export class Reporter {
+  readonly #socket: string
+  readonly #who: { section: number; uuid: string }
+  readonly #look: () => PeerReport
+  #timer: NodeJS.Timeout | null = null
+  #asking = false
+  #again = false
+  #over = false
+
+  constructor(socket: string, section: number, uuid: Uint8Array, look: () => PeerReport) {
+    this.#socket = socket
+    this.#who = { section, uuid: Buffer.from(uuid).toString('hex') }
+    this.#look = look
+  }
+
+  changed(wait = SETTLE_MS): void {
+    if (this.#over || this.#timer !== null) return
+    if (this.#asking) {
+      this.#again = true
+      return
+    }
+    this.#timer = setTimeout(() => {
+      this.#timer = null
+      void this.#report()
+    }, wait)
+    this.#timer.unref()
+  }
+
+  close(): void {
+    this.#over = true
+    if (this.#timer !== null) clearTimeout(this.#timer)
+  }
+
+  async #report(): Promise<void> {
+    this.#asking = true
+    let wait = SETTLE_MS
+    try {
+      await askHost(this.#socket, { op: 'report', ...this.#who, ...this.#look() }, ANSWER_MS)
+    } catch (error) {
+      // others report too; anything else will not get better
+      if ((error as { code?: string }).code === 'ERR_BUSY') {
+        this.#again = true
+        wait = BUSY_MS
+      } else this.close()
+    }
+    this.#asking = false
+    if (!this.#again) return
+    this.#again = false
+    this.changed(wait)
+  }
+}

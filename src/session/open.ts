@@ -1,0 +1,133 @@
+/** Opening a channel to one process: the paths in their order, each with its own time limit. */
+import { VmringError } from '../errors.js'
+import { encodeFrame, FrameType, Reason } from '../path/frames.js'
+import type { Path, PathEnd } from '../path/path.js'
+import {
+  type ConnectOptions,
+  channelKey,
+  DEFAULT_MAX_MESSAGE,
+  type SessionHub,
+  validCapacity,
+} from './hub.js'
+import type { Remote } from './remote.js'
+import { Session } from './session.js'
+
+export interface Outcome {
+  session: Session | null
+  /** what each path met, in words */
+  attempts: string[]
+  error: Error | null
+}
+
+export async function openSession(
+  hub: SessionHub,
+  remote: Remote,
+  service: string,
+  options: ConnectOptions,
+): Promise<Outcome> {
+  const attempts: string[] = []
+  let error: Error | null = null
+  let met = false
+  for (const name of options.paths ?? remote.pathNames()) {
+    const path = remote.pathNamed(name)
+    if (path === null) {
+      attempts.push(`${name}: not available to this peer`)
+      continue
+    }
+    met = true
+    let capacity = options.ringSize ?? path.defaultCapacity()
+    for (;;) {
+      const result = await attempt(hub, remote, path, service, capacity, options)
+      if (result instanceof Session) return { session: result, attempts, error: null }
+      attempts.push(`${name}: ${result.error.message}`)
+      error = result.error
+      if (result.reason === Reason.NO_SERVICE) {
+        remote.services.delete(service)
+        return { session: null, attempts, error: null }
+      }
+      // The other section has less room than this one: its owner says how much.
+      if (!validCapacity(result.capacity) || result.capacity >= capacity) break
+      capacity = result.capacity
+    }
+  }
+  if (!met) {
+    error = new VmringError(
+      'ERR_VMRING_NO_PATH',
+      `none of the paths asked for leads to '${service}': ${attempts.join('; ')}`,
+      { attempts },
+    )
+  }
+  return { session: null, attempts, error }
+}
+
+interface Failure {
+  error: Error
+  reason: number
+  capacity?: number | undefined
+}
+
+async function attempt(
+  hub: SessionHub,
+  remote: Remote,
+  path: Path,
+  service: string,
+  capacity: number,
+  options: ConnectOptions,
+): Promise<Session | Failure> {
+  const { signal, maxMessageSize = DEFAULT_MAX_MESSAGE } = options
+  const id = hub.nextChannelId()
+  let end: PathEnd
+  try {
+    end = path.createEnd({ channel: id, epoch: 0, capacity })
+  } catch (error) {
+    return { error: error as Error, reason: 0 }
+  }
+  const session = new Session(
+    {
+      hub,
+      remote,
+      id,
+      key: channelKey(id),
+      service,
+      initiator: true,
+      capacity,
+      maxMessage: maxMessageSize,
+    },
+    end,
+  )
+  hub.addSession(session)
+  const frame = encodeFrame({
+    type: FrameType.OPEN,
+    channel: id,
+    service,
+    offer: end.offer,
+    capacity,
+    maxMessage: maxMessageSize,
+  })
+  let timer: NodeJS.Timeout | undefined
+  const onAbort = (): void =>
+    session.destroy(new VmringError('ERR_VMRING_CLOSED', 'the connection attempt was aborted'))
+  try {
+    const failure = await new Promise<Failure | null>((resolve) => {
+      session.onOpened = (error, reason) => {
+        const details = error as (VmringError & { capacity?: number }) | null
+        resolve(error === null ? null : { error, reason, capacity: details?.capacity })
+      }
+      timer = setTimeout(() => {
+        const { openLimit } = hub.timing
+        session.destroy(
+          new VmringError('ERR_VMRING_TIMEOUT', `no answer on path ${path.name} within ${openLimit} ms`),
+        )
+      }, hub.timing.openLimit)
+      signal?.addEventListener('abort', onAbort)
+      session.opening.start(() => path.send(frame))
+    })
+    if (failure === null) return session
+    signal?.throwIfAborted()
+    return failure
+  } finally {
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', onAbort)
+    session.onOpened = null
+  }
+}

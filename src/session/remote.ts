@@ -1,0 +1,103 @@
+/** What is known about one other process: the paths to it, and the services it listens under. */
+import { encodeFrame, type Frame, FrameType } from '../path/frames.js'
+import type { Path, PeerRef } from '../path/path.js'
+import { Repeat, type Timing } from './repeat.js'
+import type { Session } from './session.js'
+
+const MAX_SERVICES = 4096
+
+export class Remote {
+  readonly ref: PeerRef
+  readonly key: string
+  readonly paths: Path[] = []
+  readonly services = new Set<string>()
+  readonly sessions = new Set<Session>()
+  /** true once it has told all its services */
+  known = false
+  readonly #hello: Repeat
+  #parts: { serial: number; names: (string[] | undefined)[] } | null = null
+
+  constructor(ref: PeerRef, key: string, timing: Timing) {
+    this.ref = ref
+    this.key = key
+    this.#hello = new Repeat(timing)
+  }
+
+  get stalled(): boolean {
+    return this.paths.every((path) => path.stalled)
+  }
+
+  /** First living path, but not `except`. */
+  livePath(except: Path | null = null): Path | null {
+    return this.paths.find((path) => !path.lost && path !== except) ?? null
+  }
+
+  pathNamed(name: string): Path | null {
+    return this.paths.find((path) => !path.lost && path.name === name) ?? null
+  }
+
+  pathNames(): string[] {
+    return [...new Set(this.paths.filter((path) => !path.lost).map((path) => path.name))]
+  }
+
+  send(frame: Uint8Array): void {
+    this.livePath()?.send(frame)
+  }
+
+  /** Asks for the services, until they are told. */
+  greet(): void {
+    this.#hello.start(() => this.send(encodeFrame({ type: FrameType.HELLO })))
+  }
+
+  /** True when the set of services may have changed. */
+  onHelloAck(frame: Frame): boolean {
+    const { part, services } = frame
+    if (part === undefined || services === undefined) return false
+    if (part.count < 1 || part.count > MAX_SERVICES || part.index >= part.count) return false
+    if (this.#parts?.serial !== part.serial || this.#parts.names.length !== part.count) {
+      this.#parts = { serial: part.serial, names: new Array(part.count).fill(undefined) }
+    }
+    this.#parts.names[part.index] = services
+    if (this.#parts.names.includes(undefined)) return false
+    this.services.clear()
+    for (const names of this.#parts.names) for (const name of names!) this.#add(name)
+    this.#parts = null
+    this.known = true
+    this.#hello.stop()
+    return true
+  }
+
+  onAnnounce(service: string): void {
+    this.#add(service)
+  }
+
+  #add(name: string): void {
+    if (this.services.size < MAX_SERVICES) this.services.add(name)
+  }
+
+  stop(): void {
+    this.#hello.stop()
+  }
+}
+
+/** HELLO_ACK frames that together list all services. */
+export function helloAcks(services: Iterable<string>, serial: number, maxFrame: number): Uint8Array[] {
+  const groups: string[][] = [[]]
+  let room = maxFrame - 64
+  for (const name of services) {
+    const bytes = Buffer.byteLength(name) + 8
+    if (bytes > room) {
+      groups.push([])
+      room = maxFrame - 64
+    }
+    groups.at(-1)!.push(name)
+    room -= bytes
+  }
+  return groups.map((names, index) =>
+    encodeFrame({
+      type: FrameType.HELLO_ACK,
+      part: { serial, index, count: groups.length },
+      services: names,
+    }),
+  )
+}

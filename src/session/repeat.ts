@@ -1,0 +1,61 @@
+/** Says something again, at growing intervals, until it is answered. */
+export interface Timing {
+  /** first and longest interval between two sendings of an unanswered frame, ms */
+  retryFirst: number
+  retryMax: number
+  /** how long an OPEN may go unanswered on one path, ms */
+  openLimit: number
+  /** how long a MOVE may go unanswered before another path is tried, ms */
+  moveLimit: number
+  /** how long a channel without any path waits for a new one, ms */
+  pathGrace: number
+  /** how long connect() waits for the service lists of peers that are there, ms */
+  helloLimit: number
+}
+
+export const defaultTiming: Timing = {
+  retryFirst: 100,
+  retryMax: 1000,
+  openLimit: 10_000,
+  moveLimit: 3000,
+  pathGrace: 5000,
+  helloLimit: 1000,
+}
+
+export class Repeat {
+  #timer: NodeJS.Timeout | null = null
+  #interval = 0
+  #action: (() => void) | null = null
+  readonly #timing: Timing
+
+  constructor(timing: Timing) {
+    this.#timing = timing
+  }
+
+  get running(): boolean {
+    return this.#action !== null
+  }
+
+  /** Calls `action` now and then again until stop(). */
+  start(action: () => void): void {
+    this.stop()
+    this.#action = action
+    this.#interval = this.#timing.retryFirst
+    this.#arm()
+    action()
+  }
+
+  stop(): void {
+    this.#action = null
+    if (this.#timer !== null) clearTimeout(this.#timer)
+    this.#timer = null
+  }
+
+  #arm(): void {
+    this.#timer = setTimeout(() => {
+      this.#interval = Math.min(this.#interval * 2, this.#timing.retryMax)
+      this.#arm()
+      this.#action?.()
+    }, this.#interval).unref()
+  }
+}
