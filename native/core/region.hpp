@@ -90,9 +90,9 @@ Header read_geometry(const uint8_t* base, uint64_t mapped, Geometry& out) {
   if (mapped < kHeaderLength) return Header::size;
   const auto* shared = reinterpret_cast<const HeaderBlock*>(base);
   const uint64_t magic = A::template load_acquire<Site::read_magic>(&shared->magic);
+  if (magic == 0) return Header::blank; // perhaps just being written
   HeaderBlock header;
   A::read_bytes(&header, shared, sizeof header);
-  if (magic == 0) return Header::blank;
   if (magic != kMagic || header.endian != kEndianTag) return Header::magic;
   if (header.major != kMajor) return Header::version;
   if ((header.incompatible & ~kKnownIncompatible) != 0) return Header::feature;

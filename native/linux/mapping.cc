@@ -10,6 +10,7 @@
 #include <cstdio>
 
 #include "core/layout.hpp"
+#include "linux/pci.hpp"
 
 namespace vmring {
 namespace {
@@ -80,6 +81,7 @@ Mapping::Mapping(uint8_t* data, uint64_t size, int fd, bool shared)
 Mapping::~Mapping() {
   if (shared_) {
     close();
+    if (detached_) replace_pages(range_->begin, range_->size); // nobody looks at the kept bytes any more
     return;
   }
   munmap(data_, size_); // private pages: this runs when no view is left
@@ -142,12 +144,23 @@ std::shared_ptr<Mapping> Mapping::anonymous(uint64_t size) {
   return std::shared_ptr<Mapping>(new Mapping(static_cast<uint8_t*>(at), size, -1, false));
 }
 
+std::shared_ptr<Mapping> Mapping::adopt(uint8_t* data, uint64_t size) {
+  return std::shared_ptr<Mapping>(new Mapping(data, size, -1, true));
+}
+
+bool Mapping::detach() noexcept {
+  if (detached_ || lost()) return detached_;
+  detached_ = keep_bytes(data_, size_);
+  return detached_;
+}
+
 void Mapping::close() noexcept {
   if (!shared_) {
     range_->lost.store(1, std::memory_order_release);
     return;
   }
-  if (range_->lost.exchange(1) == 0 || fd_ >= 0) replace_pages(range_->begin, range_->size);
+  const bool first = range_->lost.exchange(1) == 0;
+  if (!detached_ && (first || fd_ >= 0)) replace_pages(range_->begin, range_->size);
   if (fd_ >= 0) ::close(fd_);
   fd_ = -1;
 }

@@ -36,6 +36,8 @@ class Mapping {
   static std::shared_ptr<Mapping> open(const std::string& path, uint64_t create_size);
   // Zeroed pages of this process alone; unmapped when the last owner goes.
   static std::shared_ptr<Mapping> anonymous(uint64_t size);
+  // Shared memory that somebody else has mapped (a device's BAR): takes the range over.
+  static std::shared_ptr<Mapping> adopt(uint8_t* data, uint64_t size);
 
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
@@ -45,7 +47,12 @@ class Mapping {
   uint64_t size() const { return size_; }
   int fd() const { return fd_; }
   bool lost() const { return range_->lost.load(std::memory_order_acquire) != 0; }
+  // Marks the memory as gone and puts zero pages over it; kept bytes stay readable until the last view is gone.
   void close() noexcept;
+  // The memory is about to be taken away: from now on the range is private pages with the same bytes. False: no memory
+  // for that, and nothing has changed.
+  bool detach() noexcept;
+  bool detached() const { return detached_; }
 
  private:
   Mapping(uint8_t* data, uint64_t size, int fd, bool shared);
@@ -55,6 +62,7 @@ class Mapping {
   uint64_t size_;
   int fd_;
   bool shared_;
+  bool detached_ = false;
   GuardedRange* range_; // shared mappings: on the list of the fault handler, for good
 };
 

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -99,7 +100,8 @@ void enable_memory(const std::string& folder) {
   ::close(enable);
 }
 
-Bar map_resource(const std::string& path, uint64_t size) {
+// `lock`: takes the file for this process, and keeps the descriptor there.
+Bar map_resource(const std::string& path, uint64_t size, int* lock = nullptr) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (fd < 0) {
     const int number = errno;
@@ -109,9 +111,19 @@ Bar map_resource(const std::string& path, uint64_t size) {
                                                                     : DeviceFault::system;
     throw DeviceError(fault, path, number, "open");
   }
+  if (lock != nullptr && flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    const int number = errno;
+    ::close(fd);
+    if (number != EWOULDBLOCK) throw DeviceError(DeviceFault::system, path, number, "flock");
+    throw DeviceError(DeviceFault::busy, path, EBUSY, "flock", {}, find_owner(path));
+  }
   void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   const int number = errno;
-  ::close(fd); // the mapping stays
+  if (lock == nullptr || at == MAP_FAILED) {
+    ::close(fd); // the mapping stays
+  } else {
+    *lock = fd;
+  }
   if (at == MAP_FAILED) {
     // Lockdown is the one reason for which the kernel says EPERM here.
     throw DeviceError(number == EPERM ? DeviceFault::lockdown : DeviceFault::system, path, number, "mmap");
@@ -251,11 +263,15 @@ SysfsDevice SysfsDevice::open(const std::string& address) {
   const std::string folder = "/sys/bus/pci/devices/" + result.device.address;
   enable_memory(folder);
   // resource2, never resource2_wc: write combining reorders stores, and a release store is none any more.
-  result.memory = map_resource(folder + "/resource2", result.device.memory_bytes);
+  int* lock = result.device.interrupts ? &result.lock : nullptr;
+  result.memory = map_resource(folder + "/resource2", result.device.memory_bytes, lock);
   try {
     result.registers = Registers(map_resource(folder + "/resource0", static_cast<uint64_t>(sysconf(_SC_PAGESIZE))));
   } catch (const DeviceError& error) {
-    if (error.fault == DeviceFault::absent) throw; // unplugged meanwhile
+    if (error.fault == DeviceFault::absent) { // unplugged meanwhile
+      if (result.lock >= 0) ::close(result.lock);
+      throw;
+    }
   }
   return result;
 }

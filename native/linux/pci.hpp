@@ -132,8 +132,11 @@ struct SysfsDevice {
   PciDevice device;
   Bar memory;
   Registers registers; // empty: not permitted
+  int lock = -1;       // resource2 of a device with interrupts, locked; the caller closes it
 
-  // Throws DeviceError: absent, not_ivshmem, permission, lockdown, system.
+  // A device that has a peer id belongs to one process at a time, as with vfio: two would write one section. A plain
+  // device has none, so any number of processes may map it.
+  // Throws DeviceError: absent, not_ivshmem, permission, lockdown, busy, system.
   static SysfsDevice open(const std::string& address);
 };
 

@@ -1,4 +1,4 @@
-import { Command, InvalidArgumentError } from 'commander'
+import { Command, InvalidArgumentError, Option } from 'commander'
 import { type Host, startHost } from '../host/daemon.js'
 import { createLog } from '../host/log.js'
 import { formatSize, groupId, parseCount, parseMode, parseSize } from '../host/options.js'
@@ -29,11 +29,21 @@ function checked<T>(parse: (text: string) => T): (text: string) => T {
 /** `vmring host` */
 export function hostCommand(): Command {
   return new Command('host')
+    .summary('run the daemon that owns the shared memory')
     .description(
-      'Run the host daemon: it owns a region of shared memory and lets guests and processes join it.',
+      'Runs the host daemon: it owns a region of shared memory and lets guests and processes join it.',
     )
-    .option('--socket <path>', `socket to listen on (VMRING_SOCKET, else ${DEFAULT_SOCKET})`, defaultSocket())
-    .option('--size <bytes>', 'size of the region, a power of two', checked(parseSize), 64 * 2 ** 20)
+    .addOption(
+      new Option('--socket <path>', 'socket to listen on').default(
+        defaultSocket(),
+        `VMRING_SOCKET, else ${DEFAULT_SOCKET}`,
+      ),
+    )
+    .addOption(
+      new Option('--size <size>', 'size of the region, a power of two')
+        .argParser(checked(parseSize))
+        .default(64 * 2 ** 20, '64M'),
+    )
     .option(
       '--sections <n>',
       'how many peers can take part at once',
@@ -46,13 +56,21 @@ export function hostCommand(): Command {
       checked((text) => parseCount(text, 'vectors', 1, 64)),
       2,
     )
-    .option('--mode <mode>', 'file mode of the sockets', checked(parseMode), 0o660)
+    .addOption(
+      new Option('--mode <mode>', 'file mode of the sockets')
+        .argParser(checked(parseMode))
+        .default(0o660, '0660'),
+    )
     .option('--group <group>', 'group of the sockets, by name or number', checked(groupId))
     .option('--json', 'one JSON object per line, on standard output when listening and in the log')
     .option('--verbose', 'log every peer that joins or leaves')
     .addHelpText(
       'after',
       `
+Examples:
+  $ vmring host                                      the usual socket, 64 MiB for 16 peers
+  $ vmring host --socket /tmp/a.sock --size 256M --sections 32
+
 Everybody who may open the socket can read and write the whole region. For a guest, start QEMU with:
   -chardev socket,path=PATH,id=vmring -device ivshmem-doorbell,chardev=vmring,vectors=N
 and N at most the --vectors given here. Start the daemon first: QEMU waits for it once and never connects again.

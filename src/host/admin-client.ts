@@ -1,5 +1,6 @@
 import { createConnection } from 'node:net'
 import { VmringError } from '../errors.js'
+import type { PeerReport } from '../session/report.js'
 
 /** What the daemon says about itself: the answer to `{"op":"status"}`. */
 export interface HostStatus {
@@ -41,6 +42,8 @@ export interface HostPeer {
   /** messages that wait because it does not read */
   queued: number
   sent: number
+  /** services and channels, in its own words; null when it has said nothing (guests do not) */
+  report: PeerReport | null
 }
 
 export interface HostCounters {

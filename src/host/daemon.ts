@@ -3,6 +3,7 @@ import { EventEmitter } from 'node:events'
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { EntryState, type FdListener, type FdSocket, type NativeRegion } from '../native/types.js'
+import { checkReport, type PeerReport } from '../session/report.js'
 import { AdminError, AdminServer } from './admin.js'
 import type { HostCounters, HostStatus } from './admin-client.js'
 import { type Announcement, Client, createEventfds, SharedFds } from './client.js'
@@ -78,6 +79,7 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
   readonly #ids = new PeerIds()
   readonly #table: SectionTable
   readonly #clients = new Map<FdSocket, Client>()
+  readonly #reports = new WeakMap<Client, PeerReport>()
   readonly #doomed: { client: Client; reason: string }[] = []
   readonly #counters: HostCounters = { joins: 0, leaves: 0, refused: 0, dropped: 0, bells: 0 }
   readonly #started = Date.now()
@@ -171,6 +173,7 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
         connected: now - client.since,
         queued: client.queued,
         sent: client.sent,
+        report: this.#reports.get(client) ?? null,
       })),
       ids: { available: this.#ids.available() },
       counters: { ...this.#counters },
@@ -352,9 +355,28 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
     this.#region.writeEntry(section, { state, peerId: client.id, vectors: this.vectors, generation })
   }
 
+  /** A process about itself: who it is shows in its section, which only members of the region can read. */
+  #takeReport(request: Record<string, unknown>): null {
+    const client = [...this.#clients.values()].find(
+      ({ seat }) => seat !== null && seat.section === request.section,
+    )
+    const uuid = client && this.#region.readIdentity(client.seat!.section)?.uuid
+    if (!client || !uuid || Buffer.from(uuid).toString('hex') !== request.uuid) {
+      throw new AdminError('ERR_REPORT', 'no peer with this section and uuid is connected')
+    }
+    const report = checkReport(request)
+    if (report === null) throw new AdminError('ERR_REPORT', 'the report is not well-formed')
+    this.#reports.set(client, report)
+    return null
+  }
+
   #administer(request: Record<string, unknown>): unknown {
     if (request.op === 'status') return this.status()
-    throw new AdminError('ERR_OP', `unknown op ${JSON.stringify(request.op)?.slice(0, 100)}; known: "status"`)
+    if (request.op === 'report') return this.#takeReport(request)
+    throw new AdminError(
+      'ERR_OP',
+      `unknown op ${JSON.stringify(request.op)?.slice(0, 100)}; known: "status", "report"`,
+    )
   }
 }
 

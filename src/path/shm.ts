@@ -2,6 +2,7 @@
  * The shared-memory path. The native peer moves nothing: this side's outbox is the other side's inbox. Session frames
  * travel as control messages.
  */
+import { markAsUntransferable } from 'node:worker_threads'
 import { type RecordCounts, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import {
@@ -55,6 +56,8 @@ export class ShmNetwork {
   ) {
     this.region = region
     this.#events = events
+    // Views of it are in the application's hands; detaching it would pull it from under the rings.
+    markAsUntransferable(region.buffer)
     this.peer = new native.Peer(region, {
       ...options,
       onReady: (count) => dispatchReady(this.peer.ready, count),
