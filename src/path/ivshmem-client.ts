@@ -26,10 +26,28 @@ export interface IvshmemListeners {
 export function connectIvshmem(path: string, options: IvshmemClientOptions = {}): Promise<IvshmemConnection> {
   return new Promise((resolve, reject) => {
     options.signal?.throwIfAborted()
-    const connection: IvshmemConnection = new IvshmemConnection(path, options, (error) =>
-      error === null ? resolve(connection) : reject(error),
-    )
+    try {
+      const connection: IvshmemConnection = new IvshmemConnection(path, options, (error) =>
+        error === null ? resolve(connection) : reject(error),
+      )
+    } catch (error) {
+      reject(withCure(error as NodeJS.ErrnoException, path))
+    }
   })
+}
+
+/** The system's own error, with what to do about it. */
+function withCure(error: NodeJS.ErrnoException, path: string): NodeJS.ErrnoException {
+  const start = `start the daemon with: vmring host --socket ${path}`
+  const cures: Record<string, string> = {
+    ENOENT: start,
+    ECONNREFUSED: `the daemon is gone and left its socket behind; ${start}`,
+    EACCES: 'ask for the group of the socket, or start the daemon with `--mode` and `--group`',
+    ENOTSOCK: `this is no socket; ${start}`,
+  }
+  const cure = cures[error.code ?? '']
+  if (cure !== undefined) error.message += `; ${cure}`
+  return error
 }
 
 type Event =
