@@ -9,7 +9,7 @@
 namespace vmring::addon {
 namespace {
 
-constexpr uint64_t kSpinNanoseconds = 20'000; // per turn of a hot loop
+constexpr uint64_t kSpinNanoseconds = 4'000; // per turn of a hot loop
 constexpr uint64_t kNoTimer = ~uint64_t{0};
 
 template <class Handle>

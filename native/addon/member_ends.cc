@@ -11,6 +11,7 @@
 namespace vmring::addon {
 namespace {
 
+constexpr uint64_t kYieldAfter = 4'000;          // of spinning: perhaps whoever should answer waits for this processor
 constexpr uint64_t kShortSpin = 50'000;          // before a synchronous receive goes to sleep
 constexpr uint64_t kLongestNap = 1'000'000;      // of a synchronous receive without interrupts
 constexpr uint64_t kLongestSleep = 1'000'000'000; // then everything is looked at again: an interrupt may get lost
@@ -140,7 +141,7 @@ void Member::wait(EndEntry& end, uint64_t deadline) {
   uint64_t now = steady_nanoseconds();
   uint64_t until = options_.mode == Mode::event && has_doorbell() ? now : now + kShortSpin;
   if (options_.mode == Mode::busy || until > deadline) until = deadline;
-  uint64_t yield_at = now + kShortSpin;
+  uint64_t yield_at = now + kYieldAfter;
   for (uint32_t turn = 1;; ++turn) {
     if (inbox.readable()) return;
     if (turn % 32 == 0) {
@@ -148,8 +149,8 @@ void Member::wait(EndEntry& end, uint64_t deadline) {
       if (now >= deadline || end.lost()) return;
       if (now >= until) break;
       if (now >= yield_at) {
-        sched_yield(); // perhaps whoever should answer waits for this processor
-        yield_at = now + kShortSpin;
+        sched_yield();
+        yield_at = now + kYieldAfter;
       }
       if (turn % 16384 == 0) {
         if (over()) return;
