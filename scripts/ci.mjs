@@ -22,6 +22,7 @@ const suites = [
   ['types', npm('types'), byExit, 3],
   ['lock file', node('scripts/check-lock.mjs'), byExit, 1],
   ['build', npm('build'), byExit, 8],
+  ['docs say what the sources say', node('scripts/docs.mjs', '--check'), byExit, 1],
   ['package', npm('test:package'), byExit, 4],
   ['C++ tests', node('scripts/native.mjs', 'test', 'none'), byLastLine, 20],
   ['C++ tests, ASan and UBSan', node('scripts/native.mjs', 'test', 'address'), byLastLine, 20],
