@@ -30,9 +30,16 @@ export const errorTable = {
     cure: 'the file is damaged or was made for another size: format it anew',
   },
   ERR_VMRING_REGION_SIZE: {
-    raised:
-      'the region is empty, truncated, no power of two, below 1 MiB, or too small for that many sections',
+    raised: 'the region is no power of two, below 1 MiB, or too small for that many sections',
     cure: 'make the file a power of two of at least 1 MiB (`vmring format --size 64M FILE`)',
+  },
+  ERR_VMRING_REGION_EMPTY: {
+    raised: 'the file has no bytes',
+    cure: 'format it (`vmring format --size 64M FILE`), or wait for whoever is making it',
+  },
+  ERR_VMRING_REGION_TRUNCATED: {
+    raised: 'the file is shorter than the region that its header describes',
+    cure: 'it was cut off: format it anew with `vmring format --force`',
   },
   ERR_VMRING_REGION_LOST: {
     raised: 'the memory behind the region is gone: the file was truncated, or the device was unplugged',

@@ -48,6 +48,8 @@ napi_value guarded(napi_env env, Body&& body) noexcept {
     raise(env, error);
   } catch (const SystemError& error) {
     raise(env, error);
+  } catch (const EmptyError& error) {
+    raise(env, JsError{ErrorClass::error, "ERR_VMRING_REGION_EMPTY", error.what()});
   } catch (const SizeError& error) {
     raise(env, JsError{ErrorClass::error, "ERR_VMRING_REGION_SIZE", error.what()});
   } catch (const std::exception& error) {

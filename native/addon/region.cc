@@ -25,6 +25,9 @@ using A = StdAtomics;
       throw_code("ERR_VMRING_REGION_FEATURE", "the region uses a feature that this version of vmring does not know");
     case Header::geometry:
       throw_code("ERR_VMRING_REGION_GEOMETRY", "the header of the region describes a layout that cannot be");
+    case Header::truncated:
+      throw_code("ERR_VMRING_REGION_TRUNCATED", "the region was larger when it was formatted: only " +
+                                                    std::to_string(mapping.size()) + " bytes of it are left");
     case Header::size:
     default:
       throw_code("ERR_VMRING_REGION_SIZE",

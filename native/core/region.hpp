@@ -23,7 +23,7 @@ struct Geometry {
   uint64_t heap_begin() const { return heap_offset(sections); }
 };
 
-enum class Header { ok, blank, magic, version, feature, geometry, size };
+enum class Header { ok, blank, magic, version, feature, geometry, size, truncated };
 
 constexpr bool is_power_of_two(uint64_t value) { return value != 0 && (value & (value - 1)) == 0; }
 
@@ -96,6 +96,7 @@ Header read_geometry(const uint8_t* base, uint64_t mapped, Geometry& out) {
   if (magic != kMagic || header.endian != kEndianTag) return Header::magic;
   if (header.major != kMajor) return Header::version;
   if ((header.incompatible & ~kKnownIncompatible) != 0) return Header::feature;
+  if (header.size > mapped) return Header::truncated;
   if (!is_power_of_two(mapped) || mapped < kMinRegion || header.size != mapped) return Header::size;
   if (header.header_length != kHeaderLength || header.line != kLine || header.table_offset != kHeaderLength ||
       header.table_stride != kLine) {

@@ -115,7 +115,7 @@ std::shared_ptr<Mapping> Mapping::from_fd(int fd) {
     if (number == EBADF) owned.release();
     throw SystemError(number, "fstat");
   }
-  if (info.st_size <= 0) throw SizeError("the descriptor has no bytes to map");
+  if (info.st_size <= 0) throw EmptyError("the descriptor has no bytes to map");
   fcntl(fd, F_SETFD, FD_CLOEXEC);
   return map(owned.release(), static_cast<uint64_t>(info.st_size), {});
 }
@@ -128,7 +128,7 @@ std::shared_ptr<Mapping> Mapping::open(const std::string& path, uint64_t create_
       struct stat info = {};
       if (fstat(fd.get(), &info) != 0) throw SystemError(errno, "fstat", path);
       if (S_ISDIR(info.st_mode)) throw SystemError(EISDIR, "open", path);
-      if (info.st_size <= 0) throw SizeError(path + " is a file of zero bytes");
+      if (info.st_size <= 0) throw EmptyError(path + " is a file of zero bytes");
       return map(fd.release(), static_cast<uint64_t>(info.st_size), path);
     }
     if (errno != ENOENT || create_size == 0 || attempt == 8) throw SystemError(errno, "open", path);

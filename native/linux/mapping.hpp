@@ -22,6 +22,11 @@ struct SystemError : std::runtime_error {
 };
 
 // The memory exists but has no usable size.
+// No bytes at all.
+struct EmptyError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 struct SizeError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

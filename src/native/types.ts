@@ -79,7 +79,7 @@ export interface NativeRegion {
   readonly lost: boolean
   /** Writes header and tables, magic last. Throws ERR_VMRING_REGION_SIZE. `daemonIncarnation` 0 = plain mode. */
   format(options: { sections: number; daemonIncarnation: number }): void
-  /** Checks the header against the real size once and keeps a private copy. Throws ERR_VMRING_REGION_{MAGIC,VERSION,FEATURE,GEOMETRY,SIZE}. */
+  /** Checks the header against the real size once and keeps a private copy. Throws ERR_VMRING_REGION_{MAGIC,VERSION,FEATURE,GEOMETRY,SIZE,TRUNCATED}. */
   geometry(): Geometry
   readEntry(section: number): Entry | null
   /** daemon only */

@@ -138,14 +138,14 @@ describe('regions', () => {
   })
 
   test.each([
-    ['zero bytes', 0],
-    ['truncated within the header', 100],
-    ['truncated within the sections', 2 ** 19],
-    ['no power of two', 2 ** 20 - 4096],
-  ])('%s', async (_what, size) => {
+    ['zero bytes', 0, 'ERR_VMRING_REGION_EMPTY'],
+    ['truncated within the header', 100, 'ERR_VMRING_REGION_SIZE'],
+    ['truncated within the sections', 2 ** 19, 'ERR_VMRING_REGION_TRUNCATED'],
+    ['truncated to no power of two', 2 ** 20 - 4096, 'ERR_VMRING_REGION_TRUNCATED'],
+  ] as const)('%s', async (_what, size, code) => {
     const file = await formatted()
     truncateSync(file, size)
-    expectFailure(await attachTo(`file:${file}`), 'ERR_VMRING_REGION_SIZE', /byte|size|MiB/i)
+    expectFailure(await attachTo(`file:${file}`), code, /byte|size|MiB/i)
     await expectUnharmed()
   })
 

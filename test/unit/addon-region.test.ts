@@ -63,7 +63,8 @@ describe('a region', () => {
       'ERR_VMRING_REGION_GEOMETRY',
     ],
     ['the section size', (view: DataView) => view.setUint32(80, 64, true), 'ERR_VMRING_REGION_GEOMETRY'],
-    ['the size', (view: DataView) => view.setUint32(48, 2 * MiB, true), 'ERR_VMRING_REGION_SIZE'],
+    ['the size', (view: DataView) => view.setUint32(48, 2 * MiB, true), 'ERR_VMRING_REGION_TRUNCATED'],
+    ['a smaller size', (view: DataView) => view.setUint32(48, MiB / 2, true), 'ERR_VMRING_REGION_SIZE'],
   ])('with a wrong header (%s) is refused', (_, spoil, code) => {
     const { path, region, view } = formatted()
     spoil(view)
@@ -78,15 +79,17 @@ describe('a region', () => {
     const empty = newPath()
     writeFileSync(empty, '')
     const size = expect.objectContaining({ code: 'ERR_VMRING_REGION_SIZE' })
-    expect(() => native.Region.open(empty)).toThrow(size)
-    expect(() => native.Region.open(empty, MiB)).toThrow(size)
+    const none = expect.objectContaining({ code: 'ERR_VMRING_REGION_EMPTY' })
+    expect(() => native.Region.open(empty)).toThrow(none)
+    expect(() => native.Region.open(empty, MiB)).toThrow(none)
     expect(() => native.Region.open(newPath(), MiB + 4096)).toThrow(size)
     expect(() => native.Region.open(newPath(), 65536)).toThrow(size)
     expect(() => native.Region.create('x', 3 * MiB)).toThrow(size)
     const { path, region } = formatted()
     region.close()
     truncateSync(path, MiB / 2)
-    expect(() => native.Region.open(path).geometry()).toThrow(size)
+    const cut = expect.objectContaining({ code: 'ERR_VMRING_REGION_TRUNCATED' })
+    expect(() => native.Region.open(path).geometry()).toThrow(cut)
     truncateSync(path, 100)
     expect(() => native.Region.open(path).geometry()).toThrow(size)
     const blank = native.Region.create('x', MiB)

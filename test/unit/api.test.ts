@@ -43,7 +43,7 @@ test('every code has its cause and its cure', () => {
 
 test.each([
   ['no such file', () => 'file:/nonexistent/region', 'ENOENT'],
-  ['a file of zero bytes', () => `file:${file(0)}`, 'ERR_VMRING_REGION_SIZE'],
+  ['a file of zero bytes', () => `file:${file(0)}`, 'ERR_VMRING_REGION_EMPTY'],
   ['no power of two', () => `file:${file(3 * 1024 * 1024)}`, 'ERR_VMRING_REGION_SIZE'],
   ['too small', () => `file:${file(65536)}`, 'ERR_VMRING_REGION_SIZE'],
   ['nobody at the socket', () => `unix:${join(directory, 'none.sock')}`, 'ENOENT'],
