@@ -3,6 +3,7 @@
 // One process per peer over one shared mapping. B runs core with a policy that stops its own process at one Site, before or
 // behind the access; A then goes on with C, and with what it can do towards B, in bounded work; after SIGCONT everything that
 // was sent either way arrives, in order. Every Site that B reaches is tried, at its first and at a later visit.
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "check.hpp"
@@ -250,7 +251,14 @@ bool run(Site site, uint32_t visit, bool behind, uint32_t* visits) {
   StopAtomics::behind = behind;
   const pid_t child = fork();
   REQUIRE(child >= 0);
-  if (child == 0) _exit(life_of_b(world));
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL); // a stopped process would outlive a test that failed
+    try {
+      _exit(life_of_b(world));
+    } catch (...) {
+      _exit(4);
+    }
+  }
 
   Side<StdAtomics> with_b(world.region, 0, 1, world.memory[0]);
   bool stopped = false;
