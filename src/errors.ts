@@ -62,6 +62,54 @@ export const errorTable = {
     raised: 'another process has the ivshmem device; `pid` names it',
     cure: 'one process owns the device: let that one talk, or use the relay',
   },
+  ERR_VMRING_DEVICE_ABSENT: {
+    raised: 'this guest has no ivshmem device at that address',
+    cure: 'list the devices with `lspci -d 1af4:1110`; give the guest one with `-device ivshmem-doorbell,…`',
+  },
+  ERR_VMRING_SEVERAL_DEVICES: {
+    raised: 'this guest has more than one ivshmem device, and none was named; `devices` lists them',
+    cure: "name one: attach({ region: 'pci:ADDRESS' }) or VMRING_REGION=pci:ADDRESS",
+  },
+  ERR_VMRING_DEVICE_TYPE: {
+    raised: 'the PCI device at that address is no ivshmem device (1af4:1110)',
+    cure: 'list the devices with `lspci -d 1af4:1110`',
+  },
+  ERR_VMRING_DEVICE_DRIVER: {
+    raised: 'the device is not bound to vfio-pci, which alone delivers its interrupts',
+    cure: 'bind it: `vmring bind ADDRESS`',
+  },
+  ERR_VMRING_NO_VFIO: {
+    raised: 'the kernel has no vfio, or its modules are not loaded',
+    cure: '`modprobe -a vfio-pci vfio_iommu_type1`; a kernel without them can use the device through sysfs, unbound',
+  },
+  ERR_VMRING_NO_IOMMU: {
+    raised: 'the device is in no IOMMU group, without which vfio-pci cannot be used',
+    cure: 'start QEMU with `-device intel-iommu,intremap=on` and the guest with `intel_iommu=on`; or unbind it: sysfs needs no IOMMU',
+  },
+  ERR_VMRING_DEVICE_GROUP: {
+    raised: 'another device of the same IOMMU group has a driver of its own; `detail` names it',
+    cure: 'put the ivshmem device on a PCIe root port of its own (`-device pcie-root-port,…`)',
+  },
+  ERR_VMRING_INTERRUPT_REMAPPING: {
+    raised: 'the IOMMU of the guest does not remap interrupts, so vfio refuses',
+    cure: 'start QEMU with `-M q35,kernel-irqchip=split -device intel-iommu,intremap=on`, or set vfio_iommu_type1.allow_unsafe_interrupts=1',
+  },
+  ERR_VMRING_DEVICE_PERMISSION: {
+    raised: 'this user may not open the device; `path` names the file',
+    cure: 'give the user access to that file (`chown USER /dev/vfio/GROUP`), or run as root',
+  },
+  ERR_VMRING_LOCKDOWN: {
+    raised: 'kernel lockdown (Secure Boot) forbids mapping the device through sysfs',
+    cure: 'bind it to vfio-pci (`vmring bind ADDRESS`), or boot without Secure Boot',
+  },
+  ERR_VMRING_NO_VECTORS: {
+    raised: 'the device has no interrupts (ivshmem-plain)',
+    cure: 'use ivshmem-doorbell with `vmring host`, or let vmring poll',
+  },
+  ERR_VMRING_DEVICE: {
+    raised: 'a system call on the device failed; the message says which',
+    cure: 'see the message and the log of the kernel (`dmesg`)',
+  },
   ERR_VMRING_SERVER_VERSION: {
     raised: 'the ivshmem server speaks another protocol version than 0',
     cure: 'connect to `vmring host` or another server of the ivshmem-server protocol, version 0',

@@ -1,4 +1,5 @@
 // Entry point: one Module per environment, and what it exports (src/native/types.ts is the contract).
+#include "addon/device.hpp"
 #include "addon/ends.hpp"
 #include "addon/module.hpp"
 #include "addon/os.hpp"
@@ -20,6 +21,7 @@ napi_value init(napi_env env, napi_value exports) {
     (*module)->open();
     Region::init(env, exports);
     Peer::init(env, exports);
+    Device::init(env, exports);
     Pairs::init(env, exports);
     init_ends(env, exports);
     init_os(env, exports);

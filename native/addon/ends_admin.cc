@@ -76,6 +76,7 @@ napi_value end_counters(napi_env env, napi_callback_info info) {
         .number("remoteReleased", end.core.tx().remote_released())
         .number("next", end.core.rx().next())
         .number("released", end.core.rx().released())
+        .set("readable", make_bool(env, !end.stopped && end.core.rx().readable()))
         .number("sentBytes", static_cast<double>(end.sent_bytes))
         .number("receivedBytes", static_cast<double>(end.received_bytes))
         .number("leasedBytes", end.core.rx().lent_bytes())

@@ -14,7 +14,8 @@ namespace vmring::addon {
 Member::Member(Module& module, std::shared_ptr<Mapping> mapping, const Geometry& geometry,
                const MemberOptions& options, MemberListener* listener, uint32_t* ready)
     : EndOwner(module.ends), module_(module), mapping_(std::move(mapping)), geometry_(geometry), options_(options),
-      listener_(listener), ready_(ready), incarnation_(random_nonce()),
+      listener_(listener), ready_(ready),
+      incarnation_(options.incarnation != 0 ? options.incarnation : random_nonce()),
       memory_(geometry.heap_begin(), geometry.section_size), others_(geometry.sections),
       watch_(std::make_unique<Watch[]>(geometry.sections)),
       sleeper_(view_of(options.section).sleep_word(), incarnation_) {
@@ -75,11 +76,7 @@ void Member::close() {
   listener_ = nullptr;
   const std::shared_ptr<Member> keep = weak_from_this().lock();
   if (watched_) unwatch(this);
-  if (!mapping_->lost()) {
-    sleeper_.awake();
-    write_identity_state<A>(view_of(options_.section).identity(), EntryState::leaving);
-    tell_everybody();
-  }
+  if (!mapping_->lost() && !detached_) say_leaving();
   for (Other& other : others_) {
     for (const uint32_t id : other.ends) {
       EndEntry* end = table_.find(id);
@@ -103,6 +100,20 @@ void Member::close() {
   options_.doorbell = -1;
   while (!doorbells_.empty()) clear_doorbell(doorbells_.begin()->first);
   if (started_) module_.loop.remove(this);
+}
+
+void Member::detach() {
+  if (closed_ || detached_ || mapping_->lost()) return;
+  if (watched_) unwatch(this); // the others' heartbeats stand still from now on, which means nothing
+  watched_ = false;
+  say_leaving();
+  detached_ = true;
+}
+
+void Member::say_leaving() {
+  sleeper_.awake();
+  write_identity_state<A>(view_of(options_.section).identity(), EntryState::leaving);
+  tell_everybody();
 }
 
 void Member::set_doorbell(uint32_t peer_id, uint32_t vector, int fd) {
@@ -129,8 +140,13 @@ void Member::clear_doorbell(uint32_t peer_id) {
 
 bool Member::ring_doorbell(const Remote<A>& remote) {
   const auto it = doorbells_.find(remote.identity().peer_id);
-  if (it == doorbells_.end()) return false;
   const uint32_t vector = remote.identity().vector;
+  if (it == doorbells_.end()) {
+    if (!options_.ringer || !remote.present()) return false;
+    if (!options_.ringer->ring(remote.identity().peer_id, vector)) return false;
+    ++counters_.doorbells;
+    return true;
+  }
   if (vector >= it->second.size() || it->second[vector] < 0) return false;
   const uint64_t one = 1;
   // EAGAIN: the counter is full, so the other side has not looked for 2^64 doorbells; it will find this one too.
@@ -174,7 +190,7 @@ std::vector<RemoteInfo> Member::remotes() const {
 }
 
 bool Member::send_control(uint32_t section, const uint8_t* bytes, uint32_t length) {
-  if (closed_ || mapping_->lost() || section >= others_.size() || !others_[section].remote) return false;
+  if (closed_ || detached_ || mapping_->lost() || section >= others_.size() || !others_[section].remote) return false;
   Remote<A>& remote = *others_[section].remote;
   if (!remote.send_control(bytes, length)) return false;
   if (remote.ring_control()) ring_doorbell(remote);

@@ -38,13 +38,23 @@ class MemberListener {
   ~MemberListener() = default;
 };
 
+// Rings those whose eventfd is not known here: in a guest, the doorbell register of the device.
+class Ringer {
+ public:
+  virtual ~Ringer() = default;
+  // False: there is nothing (any more) to ring with.
+  virtual bool ring(uint32_t peer_id, uint32_t vector) noexcept = 0;
+};
+
 struct MemberOptions {
   uint32_t section = 0;
   uint32_t peer_id = 0;
   uint8_t uuid[16] = {};
+  uint32_t incarnation = 0; // 0: a new one; else that of this process in another region
   Mode mode = Mode::adaptive;
   int doorbell = -1;
   uint32_t vector = 0;
+  std::shared_ptr<Ringer> ringer; // null: eventfds only
 };
 
 class Member final : public EndOwner, private Watched, public std::enable_shared_from_this<Member> {
@@ -57,6 +67,9 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   void start();
   // Leaves: idempotent. The listener hears nothing afterwards.
   void close();
+  // Leaves, because the memory is about to be replaced by a private copy: what has come can still be read, nothing new
+  // comes, and nobody is heard of any more.
+  void detach();
 
   uint32_t section() const { return options_.section; }
   uint32_t incarnation() const { return incarnation_; }
@@ -142,6 +155,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   SectionView view_of(uint32_t section) const { return SectionView(mapping_->data(), geometry_, section); }
   bool ring_doorbell(const Remote<A>& remote);
   void tell_everybody();
+  void say_leaving();
   void scan();
   void check_stalls();
   void take_bells();
@@ -174,6 +188,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   uint32_t next_bell_ = 0;
 
   bool closed_ = false;
+  bool detached_ = false;
   bool started_ = false;
   bool processing_ = false;
   bool signalled_ = true; // look at everything once, after the doorbell has been armed

@@ -80,16 +80,17 @@ void Member::process() {
   if (mapping_->lost()) {
     report_lost();
   } else {
+    // What somebody said before leaving is heard before the leave: its last frames still stand in its section.
+    take_bells();
+    deliver_control();
     const uint64_t now = steady_nanoseconds();
-    if (signalled_ || table_due_ || (attention & kTable) != 0 || now >= next_scan_) {
+    if (!closed_ && (signalled_ || table_due_ || (attention & kTable) != 0 || now >= next_scan_)) {
       next_scan_ = now + kScanNanoseconds;
       scan();
     }
     signalled_ = table_due_ = false;
     if ((attention & kStall) != 0) check_stalls();
     deliver_events();
-    take_bells();
-    deliver_control();
   }
   if (!closed_) {
     const uint32_t count = collect(ready_, kReadyPairs);

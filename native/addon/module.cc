@@ -1,5 +1,6 @@
 #include "addon/module.hpp"
 
+#include "addon/device.hpp"
 #include "addon/member.hpp"
 
 namespace vmring::addon {
@@ -30,6 +31,7 @@ void Module::shut() {
     members.erase(members.begin());
     member->close();
   }
+  while (!devices.empty()) (*devices.begin())->shut();
   loop.shut();
   handle_closed();
 }

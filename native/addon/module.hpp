@@ -31,6 +31,7 @@ class SharedWords {
   std::shared_ptr<T[]> words_;
 };
 
+class Device;
 class Member;
 
 class Module : public std::enable_shared_from_this<Module> {
@@ -53,10 +54,12 @@ class Module : public std::enable_shared_from_this<Module> {
   EndTable ends;
   Pairs pairs{*this};
   std::unordered_set<Member*> members; // those that are open
+  std::unordered_set<Device*> devices;  // likewise
   SharedWords<double> scratch{4};
   SharedWords<uint32_t> pair_ready{2 * kReadyPairs};
   napi_ref region_class = nullptr;
   napi_ref peer_class = nullptr;
+  napi_ref device_class = nullptr;
   std::shared_ptr<Mapping> new_region; // handed to the Region that is being constructed
   bool ended = false;                  // the environment is going away: no JavaScript any more
 

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "addon/device.hpp"
 #include "addon/region.hpp"
 
 namespace vmring::addon {
@@ -57,6 +58,7 @@ void Peer::init(napi_env env, napi_value exports) {
                                                InstanceMethod<&Peer::method<&Peer::counters>>("counters"),
                                                InstanceMethod<&Peer::method<&Peer::ref>>("ref"),
                                                InstanceMethod<&Peer::method<&Peer::unref>>("unref"),
+                                               InstanceMethod<&Peer::method<&Peer::detach>>("detach"),
                                                InstanceMethod<&Peer::method<&Peer::close>>("close"),
                                            });
   check(napi_create_reference(env, constructor, 1, &module_of(env).peer_class));
@@ -95,6 +97,10 @@ void Peer::construct(napi_env env, const Napi::CallbackInfo& info) {
   member.doorbell =
       static_cast<int>(to_integer(env, property(env, options, "doorbell"), "the doorbell", -1, INT32_MAX));
   member.vector = static_cast<uint32_t>(to_integer(env, property(env, options, "vector"), "the vector", 0, kMaxVector));
+  const napi_value incarnation = property(env, options, "incarnation");
+  if (type_of(env, incarnation) != napi_undefined) member.incarnation = to_u32(env, incarnation, "the incarnation");
+  const napi_value device = property(env, options, "device");
+  if (type_of(env, device) != napi_undefined) member.ringer = Device::from(env, device).ringer();
   static constexpr const char* kNames[3] = {"onReady", "onControl", "onPeer"};
   napi_value functions = nullptr;
   check(napi_create_object(env, &functions));
@@ -270,6 +276,11 @@ napi_value Peer::ref(napi_env env, const Napi::CallbackInfo&) {
 napi_value Peer::unref(napi_env env, const Napi::CallbackInfo&) {
   member_->set_ref(false);
   keep(false);
+  return undefined(env);
+}
+
+napi_value Peer::detach(napi_env env, const Napi::CallbackInfo&) {
+  member_->detach();
   return undefined(env);
 }
 

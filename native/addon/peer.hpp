@@ -35,6 +35,7 @@ class Peer final : public Napi::ObjectWrap<Peer>, public MemberListener {
   napi_value counters(napi_env env, const Napi::CallbackInfo& info);
   napi_value ref(napi_env env, const Napi::CallbackInfo& info);
   napi_value unref(napi_env env, const Napi::CallbackInfo& info);
+  napi_value detach(napi_env env, const Napi::CallbackInfo& info);
   napi_value close(napi_env env, const Napi::CallbackInfo& info);
 
   void on_ready(uint32_t count) override;

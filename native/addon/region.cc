@@ -114,6 +114,7 @@ void Region::init(napi_env env, napi_value exports) {
           InstanceAccessor<&Region::method<&Region::size>>("size"),
           InstanceAccessor<&Region::method<&Region::fd>>("fd"),
           InstanceAccessor<&Region::method<&Region::lost>>("lost"),
+          InstanceAccessor<&Region::method<&Region::blank>>("blank"),
           InstanceMethod<&Region::method<&Region::format>>("format"),
           InstanceMethod<&Region::method<&Region::describe>>("geometry"),
           InstanceMethod<&Region::method<&Region::read_entry>>("readEntry"),
@@ -144,6 +145,10 @@ Region& Region::from(napi_env env, napi_value value) {
     throw_type("a Region is needed");
   }
   return *static_cast<Region*>(wrapped);
+}
+
+napi_value Region::wrap(napi_env env, std::shared_ptr<Mapping> mapping) {
+  return construct(env, [&] { return std::move(mapping); });
 }
 
 Region::Region(const Napi::CallbackInfo& info)
@@ -190,6 +195,14 @@ napi_value Region::size(napi_env env, const Napi::CallbackInfo&) {
 }
 napi_value Region::fd(napi_env env, const Napi::CallbackInfo&) { return make_int(env, mapping_->fd()); }
 napi_value Region::lost(napi_env env, const Napi::CallbackInfo&) { return make_bool(env, mapping_->lost()); }
+
+// Memory that nobody has formatted: zeros where the header would be.
+napi_value Region::blank(napi_env env, const Napi::CallbackInfo&) {
+  const auto* words = reinterpret_cast<const uint64_t*>(mapping_->data());
+  bool zeros = !mapping_->lost();
+  for (size_t i = 0; zeros && i < kHeaderLength / sizeof *words; ++i) zeros = A::load_relaxed(words + i) == 0;
+  return make_bool(env, zeros && !mapping_->lost());
+}
 
 napi_value Region::format(napi_env env, const Napi::CallbackInfo& info) {
   const napi_value options = info[0];

@@ -14,6 +14,8 @@ class Region : public Napi::ObjectWrap<Region> {
   static void init(napi_env env, napi_value exports);
   // The Region behind a JavaScript value; TypeError for anything else.
   static Region& from(napi_env env, napi_value value);
+  // A new Region over a mapping.
+  static napi_value wrap(napi_env env, std::shared_ptr<Mapping> mapping);
 
   explicit Region(const Napi::CallbackInfo& info);
   ~Region() override;
@@ -30,6 +32,7 @@ class Region : public Napi::ObjectWrap<Region> {
   napi_value size(napi_env env, const Napi::CallbackInfo& info);
   napi_value fd(napi_env env, const Napi::CallbackInfo& info);
   napi_value lost(napi_env env, const Napi::CallbackInfo& info);
+  napi_value blank(napi_env env, const Napi::CallbackInfo& info);
   napi_value format(napi_env env, const Napi::CallbackInfo& info);
   napi_value describe(napi_env env, const Napi::CallbackInfo& info);
   napi_value read_entry(napi_env env, const Napi::CallbackInfo& info);

@@ -212,7 +212,9 @@ bool locked_down() {
   return text.find('[') != std::string::npos && text.find("[none]") == std::string::npos;
 }
 
-int find_owner(const std::string& path) {
+int find_owner(const std::string& named) {
+  char real[PATH_MAX]; // what /proc shows has no links in it
+  const std::string path = realpath(named.c_str(), real) != nullptr ? real : named;
   Folder processes("/proc");
   while (const char* name = processes.next()) {
     char* end = nullptr;

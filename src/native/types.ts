@@ -77,6 +77,8 @@ export interface NativeRegion {
   readonly fd: number
   /** true once a SIGBUS handler or close() has replaced the pages */
   readonly lost: boolean
+  /** true when there are zeros where the header would be: nobody has formatted it */
+  readonly blank: boolean
   /** Writes header and tables, magic last. Throws ERR_VMRING_REGION_SIZE. `daemonIncarnation` 0 = plain mode. */
   format(options: { sections: number; daemonIncarnation: number }): void
   /** Checks the header against the real size once and keeps a private copy. Throws ERR_VMRING_REGION_{MAGIC,VERSION,FEATURE,GEOMETRY,SIZE,TRUNCATED}. */
@@ -136,6 +138,10 @@ export interface PeerOptions {
   /** own eventfd, taken over; −1: no interrupts, poll with bounded back-off */
   doorbell: number
   vector: number
+  /** of this process in another region that it is a member of too; default: a new one */
+  incarnation?: number
+  /** rings the peers that no descriptor leads to */
+  device?: NativeDevice
   /** `count` pairs {end id, Ready bits} stand in `ready` */
   onReady(count: number): void
   onControl(section: number, incarnation: number, message: Uint8Array): void
@@ -152,6 +158,8 @@ export interface EndCounters {
   /** records delivered here / released here (contiguous floor) */
   next: number
   released: number
+  /** the inbox has something that endReceive would give */
+  readable: boolean
   sentBytes: number
   receivedBytes: number
   /** bytes of the inbox lent to the application */
@@ -202,8 +210,57 @@ export interface NativePeer {
   counters(): PeerCounters
   ref(): void
   unref(): void
+  /** The memory is about to become a private copy: says that it leaves; what has come can still be read. */
+  detach(): void
   /** Marks the section as leaving, rings everybody, stops thread and handles. */
   close(): void
+}
+
+/** An ivshmem device of this guest, as sysfs shows it. */
+export interface PciDevice {
+  /** as in sysfs: 0000:00:02.0 */
+  address: string
+  /** '' for none */
+  driver: string
+  /** ivshmem-doorbell; false: ivshmem-plain */
+  interrupts: boolean
+  memoryBytes: number
+  /** −1 for none */
+  iommuGroup: number
+  revision: number
+}
+
+/** An opened device. Errors carry `code` ERR_VMRING_…, `path`, `detail`, `pid` (of the owner, else 0), `errno`, `syscall`. */
+export interface NativeDevice {
+  /** the memory; closed by itself, before the device */
+  readonly region: NativeRegion
+  readonly kind: 'vfio' | 'sysfs'
+  readonly address: string
+  readonly interrupts: boolean
+  /** false: the doorbell register may not be opened, so others cannot be rung */
+  readonly rings: boolean
+  /** own peer id; means nothing without interrupts */
+  readonly position: number
+  /** armed here; 0 through sysfs */
+  readonly vectors: number
+  /** bytes per second */
+  readonly readSpeed: number
+  /** so slow that the memory must be uncached */
+  readonly slow: boolean
+  /** Called when the device is about to be unplugged, every few seconds until detach() or close(). */
+  onRequest: (() => void) | undefined
+  /** The own eventfd of a vector, duplicated; the caller's. −1: none. */
+  vector(index: number): number
+  /** Puts private pages with the same bytes over the memory, and lets go of the device. False: there was no memory for that; it reads zeros. */
+  detach(): boolean
+  /** Lets go of registers, interrupts and descriptors. The region holds a vfio device too. */
+  close(): void
+}
+
+export interface DeviceConstructor {
+  list(): PciDevice[]
+  openVfio(address: string): NativeDevice
+  openSysfs(address: string): NativeDevice
 }
 
 export interface PeerConstructor {
@@ -334,4 +391,5 @@ export interface OsFunctions {
 export interface NativeBinding extends EndFunctions, OsFunctions {
   Region: RegionConstructor
   Peer: PeerConstructor
+  Device: DeviceConstructor
 }

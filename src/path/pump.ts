@@ -12,7 +12,6 @@
  *   cursor                              next record that endReceive(far) gives; behind `acked` after a rewind
  *   expected                            next record for the own inbox
  */
-import { markAsUntransferable } from 'node:worker_threads'
 import { type RecordCounts, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { Kind, Ready, Status } from '../native/types.js'
@@ -214,7 +213,6 @@ class PumpEnd implements PathEnd {
     this.id = pair.near
     this.#far = pair.far
     this.buffer = pair.buffer
-    markAsUntransferable(pair.buffer)
     this.onRelease = this.released
     watchEnd(pair.near, (bits) => {
       if ((bits & Ready.FAULT) !== 0) this.#fail(native.endFault(this.id))

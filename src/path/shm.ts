@@ -2,7 +2,6 @@
  * The shared-memory path. The native peer moves nothing: this side's outbox is the other side's inbox. Session frames
  * travel as control messages.
  */
-import { markAsUntransferable } from 'node:worker_threads'
 import { type RecordCounts, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import {
@@ -56,8 +55,6 @@ export class ShmNetwork {
   ) {
     this.region = region
     this.#events = events
-    // Views of it are in the application's hands; detaching it would pull it from under the rings.
-    markAsUntransferable(region.buffer)
     this.peer = new native.Peer(region, {
       ...options,
       onReady: (count) => dispatchReady(this.peer.ready, count),
@@ -71,14 +68,16 @@ export class ShmNetwork {
     for (const remote of this.peer.remotes()) this.#join(remote)
   }
 
-  /** The memory is gone: every path of it ends. */
-  lose(): void {
+  /** The memory is gone: every path of it ends. `kept`: what stood in it can still be read, in a private copy. */
+  lose(error = lostError(), kept = false): void {
     if (this.#lost) return
     this.#lost = true
-    const error = new VmringError('ERR_VMRING_REGION_LOST', 'the memory of the region is gone; attach again')
     const paths = [...this.#paths.values()]
     this.#paths.clear()
-    for (const path of paths) path.lose(error)
+    for (const path of paths) {
+      path.keepsOutbox = kept
+      path.lose(error)
+    }
     this.#events.onLost(error)
   }
 
@@ -126,7 +125,7 @@ export class ShmPath implements Path {
   readonly name = 'shm'
   readonly remote: PeerRef
   readonly key: string
-  readonly keepsOutbox = false
+  keepsOutbox = false
   readonly maxFrame = MAX_SESSION_FRAME
   readonly network: ShmNetwork
   stalled: boolean
@@ -262,6 +261,10 @@ class ShmEnd implements PathEnd {
     native.endDestroy(this.id)
     this.id = -1
   }
+}
+
+function lostError(): VmringError {
+  return new VmringError('ERR_VMRING_REGION_LOST', 'the memory of the region is gone; attach again')
 }
 
 function faultError(id: number): VmringError {

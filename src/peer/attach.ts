@@ -1,15 +1,12 @@
 /** attach(): finds the region, joins it, and puts the layers together. */
-import { randomBytes } from 'node:crypto'
-import { closeSync, openSync, readSync } from 'node:fs'
 import { asError, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-import type { Geometry, Mode, NativeRegion } from '../native/types.js'
-import { connectIvshmem, type IvshmemConnection } from '../path/ivshmem-client.js'
-import { ShmNetwork } from '../path/shm.js'
-import { SessionHub } from '../session/hub.js'
+import type { Geometry, Mode, NativeDevice, NativeRegion } from '../native/types.js'
+import { connectIvshmem } from '../path/ivshmem-client.js'
 import { parseRegion } from './address.js'
-import { Peer, type PeerBackend } from './peer.js'
-import { Reporter } from './reporter.js'
+import { findDevice, openDevice } from './device.js'
+import type { Peer } from './peer.js'
+import { joinRegion, type Seat } from './region.js'
 
 export interface AttachOptions {
   /** 'unix:SOCKET', 'file:PATH', 'pci:0000:00:02.0', or null for none; default: VMRING_REGION, else what is found */
@@ -27,14 +24,13 @@ export interface AttachOptions {
 }
 
 export const DEFAULT_SOCKET = '/run/vmring/default.sock'
-const HEADER_PROBE_BYTES = 4096
 const BYTES_PER_SECTION = 1024 * 1024
 const MODES: readonly string[] = ['event', 'adaptive', 'busy']
 
 /**
  * Joins a region. Rejects with ERR_VMRING_NO_REGION when none was named and none is there, ERR_VMRING_TOO_MANY_PEERS,
- * ERR_VMRING_REGION_… when the memory is no usable region, ERR_VMRING_SERVER_… when the daemon misbehaves, or the
- * system's error (ENOENT, EACCES, …).
+ * ERR_VMRING_REGION_… when the memory is no usable region, ERR_VMRING_SERVER_… when the daemon misbehaves,
+ * ERR_VMRING_DEVICE_… and its like when a guest's device cannot be used, or the system's error (ENOENT, EACCES, …).
  */
 export async function attach(options: AttachOptions = {}): Promise<Peer> {
   options.signal?.throwIfAborted()
@@ -54,10 +50,7 @@ async function attachTo(address: string | null, options: AttachOptions): Promise
     case 'file':
       return attachFile(region.path, options)
     case 'pci':
-      throw new VmringError(
-        'ERR_VMRING_NOT_SUPPORTED',
-        `${address}: this version cannot open PCI devices; name a 'unix:' or 'file:' region`,
-      )
+      return attachDevice(region.device, options)
     default:
       throw new VmringError(
         'ERR_VMRING_NOT_SUPPORTED',
@@ -67,13 +60,19 @@ async function attachTo(address: string | null, options: AttachOptions): Promise
 }
 
 async function attachDefault(options: AttachOptions): Promise<Peer> {
+  const device = findDevice()
+  if (device !== null) return attachDevice(device, options)
   const socket = process.env.VMRING_SOCKET || DEFAULT_SOCKET
   try {
     return await attachSocket(socket, options)
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code !== 'ENOENT' && code !== 'ECONNREFUSED' && code !== 'ENOTDIR') throw error
-    const attempts = ['VMRING_REGION: not set', `unix:${socket}: ${asError(error).message}`]
+    const attempts = [
+      'VMRING_REGION: not set',
+      'ivshmem device: none',
+      `unix:${socket}: ${asError(error).message}`,
+    ]
     throw new VmringError(
       'ERR_VMRING_NO_REGION',
       `no region found (${attempts.join('; ')}); start \`vmring host\`, or name a region in attach() or VMRING_REGION`,
@@ -83,7 +82,13 @@ async function attachDefault(options: AttachOptions): Promise<Peer> {
 }
 
 async function attachSocket(path: string, options: AttachOptions): Promise<Peer> {
-  const connection = await connectIvshmem(path, options.signal ? { signal: options.signal } : {})
+  const address = `unix:${path}`
+  const again = () => connectSeat(path)
+  return joinRegion(address, await connectSeat(path, options.signal), options.mode, again)
+}
+
+async function connectSeat(path: string, signal?: AbortSignal): Promise<Seat> {
+  const connection = await connectIvshmem(path, signal ? { signal } : {})
   let region: NativeRegion | null = null
   try {
     region = native.Region.fromFd(connection.takeMemory())
@@ -91,7 +96,7 @@ async function attachSocket(path: string, options: AttachOptions): Promise<Peer>
     const { peerId } = connection
     const section = findEntry(region, geometry, peerId)
     if (section < 0) throw tooManyPeers(`unix:${path}`, geometry)
-    return build(`unix:${path}`, region, section, peerId, connection, options)
+    return { region, section, peerId, connection }
   } catch (error) {
     region?.close()
     connection.close()
@@ -100,41 +105,50 @@ async function attachSocket(path: string, options: AttachOptions): Promise<Peer>
 }
 
 function attachFile(path: string, options: AttachOptions): Peer {
-  let region: NativeRegion | null = null
+  const region = native.Region.open(path)
   try {
-    const blank = isBlank(path)
-    region = native.Region.open(path)
-    if (blank) region.format({ sections: plainSections(region.size), daemonIncarnation: 0 })
-    const geometry = region.geometry()
-    const section = region.claimEntry(options.section ?? -1, options.takeOver ?? false)
-    if (section < 0) throw tooManyPeers(`file:${path}`, geometry)
-    try {
-      return build(
-        `file:${path}`,
-        region,
-        section,
-        region.readEntry(section)?.peerId ?? section,
-        null,
-        options,
-      )
-    } catch (error) {
-      region.releaseEntry(section)
-      throw error
-    }
+    return attachPlain(`file:${path}`, region, null, options)
   } catch (error) {
-    region?.close()
+    region.close()
     throw error
   }
 }
 
-/** True for a file that nobody has formatted: zeros where the header would be. */
-function isBlank(path: string): boolean {
-  const fd = openSync(path, 'r')
+/** A guest's device: in a daemon's region the section is that of its peer id. */
+function attachDevice(address: string, options: AttachOptions): Peer {
+  const device = openDevice(address)
+  const { region, position } = device
+  const name = `pci:${address}`
   try {
-    const head = Buffer.alloc(HEADER_PROBE_BYTES)
-    return readSync(fd, head, 0, head.length, 0) === head.length && head.every((byte) => byte === 0)
-  } finally {
-    closeSync(fd)
+    if (region.blank || region.geometry().plain) return attachPlain(name, region, device, options)
+    const geometry = region.geometry()
+    const section = findEntry(region, geometry, position)
+    if (section < 0) throw tooManyPeers(name, geometry)
+    return joinRegion(name, { region, section, peerId: position, device }, options.mode)
+  } catch (error) {
+    region.close()
+    device.close()
+    throw error
+  }
+}
+
+/** No daemon: formats blank memory and claims an entry. */
+function attachPlain(
+  address: string,
+  region: NativeRegion,
+  device: NativeDevice | null,
+  options: AttachOptions,
+): Peer {
+  if (region.blank) region.format({ sections: plainSections(region.size), daemonIncarnation: 0 })
+  const geometry = region.geometry()
+  const section = region.claimEntry(options.section ?? -1, options.takeOver ?? false)
+  if (section < 0) throw tooManyPeers(address, geometry)
+  try {
+    const peerId = device?.interrupts ? device.position : (region.readEntry(section)?.peerId ?? section)
+    return joinRegion(address, { region, section, peerId, ...(device && { device }) }, options.mode)
+  } catch (error) {
+    region.releaseEntry(section)
+    throw error
   }
 }
 
@@ -155,94 +169,4 @@ function tooManyPeers(address: string, { sections }: Geometry): VmringError {
     'ERR_VMRING_TOO_MANY_PEERS',
     `all ${sections} sections of ${address} are taken; give the region more sections, or end a peer`,
   )
-}
-
-function build(
-  address: string,
-  region: NativeRegion,
-  section: number,
-  peerId: number,
-  connection: IvshmemConnection | null,
-  options: AttachOptions,
-): Peer {
-  const uuid = randomBytes(16)
-  let hub: SessionHub | null = null
-  const network = new ShmNetwork(
-    region,
-    {
-      section,
-      peerId,
-      uuid,
-      mode: options.mode ?? 'adaptive',
-      doorbell: connection?.takeVector(0) ?? -1,
-      vector: 0,
-    },
-    {
-      onPath: (path) => hub?.addPath(path),
-      onGone: (remote) => hub?.peerGone(remote),
-      onLost: (error) => peer.regionLost(error),
-    },
-  )
-  hub = new SessionHub({ uuid, incarnation: network.peer.incarnation })
-  const backend = new RegionBackend(address, region, section, network, connection)
-  const peer = new Peer(hub, backend)
-  if (connection !== null) {
-    const reporter = new Reporter(address.slice('unix:'.length), section, uuid, () => hub.report())
-    hub.onReport = () => reporter.changed()
-    peer.once('close', () => reporter.close())
-  }
-  connection?.start({
-    onJoin: (id, vector, fd) => {
-      network.peer.setDoorbell(id, vector, fd)
-      native.closeFd(fd)
-    },
-    onLeave: (id) => network.peer.clearDoorbell(id),
-    onLost: (error) => peer.regionLost(error),
-  })
-  network.start()
-  return peer
-}
-
-class RegionBackend implements PeerBackend {
-  readonly address: string
-  readonly section: number
-  readonly #region: NativeRegion
-  readonly #network: ShmNetwork
-  readonly #connection: IvshmemConnection | null
-
-  constructor(
-    address: string,
-    region: NativeRegion,
-    section: number,
-    network: ShmNetwork,
-    connection: IvshmemConnection | null,
-  ) {
-    this.address = address
-    this.section = section
-    this.#region = region
-    this.#network = network
-    this.#connection = connection
-    // The peer's own handle decides whether the loop goes on.
-    connection?.unref()
-  }
-
-  counters(): ReturnType<PeerBackend['counters']> {
-    return this.#network.peer.counters()
-  }
-
-  hold(): void {
-    this.#network.peer.ref()
-  }
-
-  drop(): void {
-    this.#network.peer.unref()
-  }
-
-  close(): void {
-    this.#network.peer.close()
-    // memory that is gone has nothing to give back
-    if (this.#connection === null && !this.#region.lost) this.#region.releaseEntry(this.section)
-    this.#connection?.close()
-    this.#region.close()
-  }
 }

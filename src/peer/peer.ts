@@ -39,6 +39,8 @@ export interface PeerBackend {
 export interface PeerEvents {
   /** the memory of the region, or the daemon that tells who joins it, is gone */
   lost: [error: Error]
+  /** the daemon is there again: new channels use its new region, those that were open go on in the old one */
+  rejoined: []
   close: []
 }
 
@@ -145,6 +147,15 @@ export class Peer extends EventEmitter<PeerEvents> {
   regionLost(error: Error): void {
     try {
       this.emit('lost', error)
+    } catch (thrown) {
+      rethrowLater(thrown)
+    }
+  }
+
+  /** @internal */
+  rejoined(): void {
+    try {
+      this.emit('rejoined')
     } catch (thrown) {
       rethrowLater(thrown)
     }

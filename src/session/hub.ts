@@ -113,7 +113,9 @@ export class SessionHub implements PathEvents {
       this.remotes.set(key, remote)
     }
     path.events = this
-    remote.paths.push(path)
+    // Of two ways of one kind the newer goes first: the region of a daemon that was started again.
+    const older = remote.paths.findIndex(({ name }) => name === path.name)
+    remote.paths.splice(older < 0 ? remote.paths.length : older, 0, path)
     if (!remote.known) remote.greet()
     for (const session of [...remote.sessions]) session.mover.onPathAdded()
     this.#notify()

@@ -155,7 +155,13 @@ export class Mover {
   /** No path at all: a new one may come, for a while. */
   #awaitPath(): void {
     this.#grace ??= setTimeout(() => {
-      const { path } = this.#session
+      this.#grace = null
+      const { path, end } = this.#session
+      // An unplugged device leaves a copy of what had come: that is delivered first.
+      if (end.shared && path.keepsOutbox && end.id >= 0 && native.endCounters(end.id).readable) {
+        this.#awaitPath()
+        return
+      }
       this.#session.outboxLost(path.name, this.#pathError ?? new Error('no path is left'))
     }, this.#timing.pathGrace).unref()
   }

@@ -33,7 +33,8 @@ export class Outbound {
   /** Finds out anew whether sending is possible. */
   update(): void {
     const { state, end, peerClosing } = this.#session
-    const usable = state === 'open' && this.backlog.length === 0 && !this.finWanted && !peerClosing
+    const open = state === 'open' && !end.path.lost
+    const usable = open && this.backlog.length === 0 && !this.finWanted && !peerClosing
     this.sendId = usable ? end.id : -1
   }
 

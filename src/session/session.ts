@@ -466,6 +466,7 @@ export class Session implements EndEvents {
       this.outboxLost(path.name, error)
       return
     }
+    this.out.update()
     this.mover.onPathLost(path, error)
   }
 

@@ -23,6 +23,7 @@ test('region addresses', () => {
   expect(parseRegion('unix:/run/x.sock')).toEqual({ kind: 'unix', path: '/run/x.sock' })
   expect(parseRegion('file:relative/y')).toEqual({ kind: 'file', path: 'relative/y' })
   expect(parseRegion('pci:0000:00:02.0')).toEqual({ kind: 'pci', device: '0000:00:02.0' })
+  expect(parseRegion('pci:00:1F.0')).toEqual({ kind: 'pci', device: '0000:00:1f.0' })
   expect(parseRegion(null)).toEqual({ kind: 'none' })
   for (const wrong of ['', 'unix:', 'x', '/dev/shm/x', 'pci:2.0', 'tcp:1', 'file:a\0b']) {
     expect(() => parseRegion(wrong)).toThrow(expect.objectContaining({ code: 'ERR_VMRING_REGION_ADDRESS' }))
@@ -47,7 +48,7 @@ test.each([
   ['no power of two', () => `file:${file(3 * 1024 * 1024)}`, 'ERR_VMRING_REGION_SIZE'],
   ['too small', () => `file:${file(65536)}`, 'ERR_VMRING_REGION_SIZE'],
   ['nobody at the socket', () => `unix:${join(directory, 'none.sock')}`, 'ENOENT'],
-  ['a device', () => 'pci:0000:00:02.0', 'ERR_VMRING_NOT_SUPPORTED'],
+  ['a device', () => 'pci:0000:fe:1f.7', 'ERR_VMRING_DEVICE_ABSENT'],
   ['no region', () => null, 'ERR_VMRING_NOT_SUPPORTED'],
 ])('attach to %s', async (_name, region, code) => {
   await expect(attach({ region: region() })).rejects.toMatchObject({ code })
@@ -69,7 +70,7 @@ test('without a region the error lists what was tried', async () => {
   try {
     const error = await attach().catch((thrown) => thrown)
     expect(error).toMatchObject({ code: 'ERR_VMRING_NO_REGION' })
-    expect(error.attempts).toHaveLength(2)
+    expect(error.attempts).toHaveLength(3)
     process.env.VMRING_REGION = `file:${file(1024 * 1024)}`
     const peer = await attach()
     expect(peer.region).toBe(process.env.VMRING_REGION)

@@ -1,0 +1,220 @@
+/**
+ * A peer's membership in its region: the layers put together, and what happens when the region goes.
+ *
+ * A daemon that is started again has a new region. This process then joins that too: new channels use it, those that were
+ * open go on in the old one, whose memory and eventfds need no daemon.
+ */
+import { randomBytes } from 'node:crypto'
+import { VmringError } from '../errors.js'
+import { native } from '../native/binding.js'
+import type { Mode, NativeDevice, NativeRegion } from '../native/types.js'
+import type { IvshmemConnection } from '../path/ivshmem-client.js'
+import { ShmNetwork } from '../path/shm.js'
+import { SessionHub } from '../session/hub.js'
+import { watchSysfs } from './device.js'
+import { Peer, type PeerBackend } from './peer.js'
+import { Reporter } from './reporter.js'
+
+/** A section of a region that is ours. Without connection and device there are no interrupts. */
+export interface Seat {
+  region: NativeRegion
+  section: number
+  peerId: number
+  connection?: IvshmemConnection
+  device?: NativeDevice
+}
+
+const REJOIN_MS = 250
+
+/** `again` takes a seat anew when the daemon has gone; it rejects while there is none. */
+export function joinRegion(
+  address: string,
+  seat: Seat,
+  mode: Mode = 'adaptive',
+  again: (() => Promise<Seat>) | null = null,
+): Peer {
+  return new RegionBackend(address, seat, mode, again).peer
+}
+
+interface Membership {
+  seat: Seat
+  network: ShmNetwork
+  reporter: Reporter | null
+  /** entries of plain regions are ours to give back */
+  claimed: boolean
+}
+
+class RegionBackend implements PeerBackend {
+  readonly address: string
+  readonly peer: Peer
+  readonly #uuid = randomBytes(16)
+  readonly #hub: SessionHub
+  readonly #mode: Mode
+  readonly #again: (() => Promise<Seat>) | null
+  /** the current one is the last */
+  readonly #members: Membership[] = []
+  #timer: NodeJS.Timeout | null = null
+  #unwatch: (() => void) | null = null
+  #held = true
+  #closed = false
+
+  constructor(address: string, seat: Seat, mode: Mode, again: (() => Promise<Seat>) | null) {
+    this.address = address
+    this.#mode = mode
+    this.#again = again
+    const network = this.#enter(seat)
+    this.#hub = new SessionHub({ uuid: this.#uuid, incarnation: network.peer.incarnation })
+    this.peer = new Peer(this.#hub, this)
+    this.#hub.onReport = () => this.#current.reporter?.changed()
+    this.#start()
+  }
+
+  get #current(): Membership {
+    return this.#members.at(-1)!
+  }
+
+  get section(): number {
+    return this.#current.seat.section
+  }
+
+  /** Becomes a member, which nobody hears of before #start(). */
+  #enter(seat: Seat): ShmNetwork {
+    const { region, section, peerId, connection, device } = seat
+    const before = this.#members.at(-1)
+    const network = new ShmNetwork(
+      region,
+      {
+        section,
+        peerId,
+        uuid: this.#uuid,
+        mode: this.#mode,
+        doorbell: connection?.takeVector(0) ?? device?.vector(0) ?? -1,
+        vector: 0,
+        ...(before && { incarnation: before.network.peer.incarnation }),
+        ...(device && { device }),
+      },
+      {
+        onPath: (path) => this.#hub?.addPath(path),
+        onGone: (remote) => this.#hub?.peerGone(remote),
+        onLost: (error) => this.peer?.regionLost(error),
+      },
+    )
+    // The peer's own handle decides whether the loop goes on.
+    connection?.unref()
+    this.#members.push({ seat, network, reporter: null, claimed: region.geometry().plain })
+    return network
+  }
+
+  #start(): void {
+    const member = this.#current
+    const { seat, network } = member
+    const { connection, device, section } = seat
+    if (connection !== undefined) {
+      const socket = this.address.slice('unix:'.length)
+      member.reporter = new Reporter(socket, section, this.#uuid, () => this.#hub.report())
+    }
+    connection?.start({
+      onJoin: (id, vector, fd) => {
+        network.peer.setDoorbell(id, vector, fd)
+        native.closeFd(fd)
+      },
+      onLeave: (id) => network.peer.clearDoorbell(id),
+      onLost: (error) => {
+        this.peer.regionLost(error)
+        this.#rejoinLater()
+      },
+    })
+    if (device?.kind === 'vfio') device.onRequest = () => this.#unplug(member, device)
+    // closed memory counts as lost, and the watchdog of the addon says so
+    if (device?.kind === 'sysfs') this.#unwatch = watchSysfs(device, () => seat.region.close())
+    network.start()
+  }
+
+  // ---- the daemon goes and comes
+
+  #rejoinLater(): void {
+    if (this.#closed || this.#again === null) return
+    this.#timer = setTimeout(() => void this.#rejoin(this.#again!), REJOIN_MS).unref()
+  }
+
+  async #rejoin(again: () => Promise<Seat>): Promise<void> {
+    let seat: Seat
+    try {
+      seat = await again()
+    } catch {
+      this.#rejoinLater() // nobody there yet, or no seat free: both can change
+      return
+    }
+    if (this.#closed) {
+      leave(seat)
+      return
+    }
+    const before = this.#current
+    try {
+      this.#enter(seat)
+    } catch {
+      leave(seat)
+      this.#rejoinLater()
+      return
+    }
+    before.reporter?.close()
+    before.network.peer.unref()
+    if (!this.#held) this.#current.network.peer.unref()
+    this.#start()
+    this.#current.reporter?.changed()
+    this.peer.rejoined()
+  }
+
+  // ---- the device goes: first whoever writes here stops, then what has come and gone out is copied, then it is let go of
+
+  #unplug(member: Membership, device: NativeDevice): void {
+    const error = new VmringError(
+      'ERR_VMRING_REGION_LOST',
+      `${this.address} is being unplugged; attach again when it is back`,
+    )
+    member.network.peer.detach()
+    release(member)
+    member.network.lose(error, device.detach())
+  }
+
+  // ---- for Peer
+
+  counters(): ReturnType<PeerBackend['counters']> {
+    return this.#current.network.peer.counters()
+  }
+
+  hold(): void {
+    this.#held = true
+    this.#current.network.peer.ref()
+  }
+
+  drop(): void {
+    this.#held = false
+    this.#current.network.peer.unref()
+  }
+
+  close(): void {
+    this.#closed = true
+    if (this.#timer !== null) clearTimeout(this.#timer)
+    this.#unwatch?.()
+    for (const member of this.#members) {
+      member.reporter?.close()
+      member.network.peer.close()
+      release(member)
+      leave(member.seat)
+    }
+  }
+}
+
+function leave({ connection, region, device }: Seat): void {
+  connection?.close()
+  region.close()
+  device?.close()
+}
+
+function release(member: Membership): void {
+  const { region, section } = member.seat
+  // memory that is gone has nothing to give back
+  if (member.claimed && !region.lost) region.releaseEntry(section)
+  member.claimed = false
+}
