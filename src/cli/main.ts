@@ -2,6 +2,7 @@
 /** The `vmring` command. Commands load what they need when they run, so that help and `doctor` work without the addon. */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
+import { bindCommand, unbindCommand } from './bind.js'
 import { catCommand } from './cat.js'
 import { demoCommand } from './demo.js'
 import { doctorCommand } from './doctor.js'
@@ -43,11 +44,13 @@ Examples:
   $ vmring host                       the daemon that owns the shared memory
   $ vmring cat --listen orders        receive what another process sends to "orders"
   $ date | vmring cat orders          send it
+  $ sudo vmring bind                  in a guest: give its device to vfio-pci, for interrupts
   $ vmring doctor                     what is missing here, and the command that mends it
 
 Regions (--region, or VMRING_REGION):
   unix:/run/vmring/default.sock       the socket of a host daemon
   file:/dev/shm/x                     a plain region file, made with \`vmring format\`
+  pci:0000:01:00.0                    the ivshmem device of a guest
 
 Exit codes: 0 success, 1 failure, 2 wrong usage, 128 + n ended by signal n.`,
   )
@@ -63,6 +66,8 @@ for (const command of [
   catCommand(),
   lsCommand(),
   formatCommand(),
+  bindCommand(),
+  unbindCommand(),
   doctorCommand(),
 ]) {
   // what addCommand() does not hand down: errors come back here, so that there is one place that chooses the exit code
