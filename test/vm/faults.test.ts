@@ -1,11 +1,10 @@
 // Guests in which a device cannot be used: each reason has a name of its own.
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bed } from './bed/index.js'
+import { Bed, type Guest } from './bed/index.js'
 import { sparseFile } from './hub.js'
 import { compile, probeDevices } from './programs.js'
-
-const MiB = 1 << 20
+import { cli, MiB, setDriver } from './ring.js'
 
 let bed: Bed
 let program: string
@@ -19,6 +18,13 @@ beforeAll(async () => {
 }, 120_000)
 
 afterAll(() => bed?.close(), 30_000)
+
+/** What attach() says, through `vmring cat`. */
+async function refusal(guest: Guest, address: string, ...before: string[]): Promise<string> {
+  const { code, stderr } = await guest.start([...before, ...cli, 'cat', '-r', `pci:${address}`, 'x']).done
+  expect(code).not.toBe(0)
+  return stderr
+}
 
 describe('a device that cannot be used', () => {
   it('without an IOMMU, and under kernel lockdown', async () => {
@@ -35,6 +41,11 @@ describe('a device that cannot be used', () => {
     expect(await probeDevices(guest, program, 'sysfs', device!.address)).toEqual([
       expect.objectContaining({ fault: 'refused by kernel lockdown' }),
     ])
+    const said = await refusal(guest, device!.address)
+    expect(said).toContain('ERR_VMRING_LOCKDOWN')
+    expect(said).toContain(`vmring bind ${device!.address}`)
+    expect(await refusal(guest, '77:00.0')).toContain('ERR_VMRING_DEVICE_ABSENT')
+    expect(await refusal(guest, '0000:00:00.0')).toContain('ERR_VMRING_DEVICE_TYPE')
     await guest.powerOff()
   }, 180_000)
 
@@ -62,6 +73,15 @@ describe('a device that cannot be used', () => {
       'the IOMMU group is not viable',
     ])
     expect(byFault['the IOMMU group is not viable']!.detail).toMatch(/virtio-pci/)
+    const said = await Promise.all(addresses.map((address) => refusal(guest, address)))
+    expect(said.filter((text) => text.includes('ERR_VMRING_INTERRUPT_REMAPPING'))).toHaveLength(1)
+    expect(said.filter((text) => text.includes('ERR_VMRING_DEVICE_GROUP'))).toHaveLength(1)
+    expect(said.join()).toContain('virtio-pci')
+    const unprivileged = ['setpriv', '--reuid=65534', '--clear-groups']
+    expect(await refusal(guest, addresses[0]!, ...unprivileged)).toContain('ERR_VMRING_DEVICE_PERMISSION')
+    await setDriver(guest, addresses[0]!, '')
+    expect(await refusal(guest, addresses[0]!, ...unprivileged)).toContain('ERR_VMRING_DEVICE_PERMISSION')
+    await setDriver(guest, addresses[0]!, 'vfio-pci')
     await guest.sh('echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts')
     const opened = await Promise.all(
       addresses.map((address) => probeDevices(guest, program, 'open', address)),

@@ -1,0 +1,245 @@
+// The life of guests during traffic with a host process: processes and machines that die, reboot, pause; devices that are
+// unplugged and plugged; a daemon that goes and comes. Ten rounds of each, in two lanes side by side.
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { hostStatus } from '../../src/host/admin-client.js'
+import { attach } from '../../src/index.js'
+import { Bed, type Guest, type Job } from './bed/index.js'
+import { Daemon, devices, setDriver } from './ring.js'
+import { type Peer, Talk } from './talk.js'
+
+const ROUNDS = Number(process.env.VMRING_VM_ROUNDS ?? 10)
+const SILENCE_MS = 2000 // by then whoever talks to a silent peer knows
+const app = (name: string) => join(import.meta.dirname, 'apps', name)
+
+let bed: Bed
+let daemon: Daemon
+let host: Peer
+let a: Guest
+let b: Guest
+let address: string
+let freeBytes: number
+
+const options = (name: string) => ({
+  name,
+  devices: [{ kind: 'doorbell' as const, id: 'iv0', socket: daemon.socket }],
+})
+
+beforeAll(async () => {
+  bed = await Bed.open()
+  daemon = await Daemon.start(join(bed.folder, 'host'), '--size', '64M')
+  host = await attach({ region: `unix:${daemon.socket}` })
+  freeBytes = host.counters()!.freeBytes
+  ;[a, b] = (await bed.bootAll([options('a'), options('b')])) as [Guest, Guest]
+  address = (await devices(a))[0]!.address
+  await Promise.all([a, b].map((guest) => setDriver(guest, address, 'vfio-pci')))
+}, 300_000)
+
+afterAll(async () => {
+  await host?.close()
+  await bed?.close()
+  await daemon?.[Symbol.asyncDispose]()
+}, 30_000)
+
+function echo(guest: Guest, service: string): Job {
+  return guest.start([process.execPath, app('echo.mjs'), `pci:${address}`, service], { timeout: 600_000 })
+}
+
+/** Fails with what the app said when `promise` does. */
+async function by<T>(job: Job, promise: Promise<T>): Promise<T> {
+  return promise.catch((error: Error) => {
+    throw job.error(error.message)
+  })
+}
+
+async function rounds(round: (number: number) => Promise<void>): Promise<void> {
+  for (let number = 1; number <= ROUNDS; number++) {
+    await round(number).catch((error: Error) => {
+      error.message = `round ${number}: ${error.message}`
+      throw error
+    })
+  }
+}
+
+async function reboots(): Promise<void> {
+  let job = echo(a, 'reboot')
+  let talk = await by(job, Talk.open(host, 'reboot'))
+  const spent = { reset: 0, driver: 0, gone: 0, talk: 0 }
+  await rounds(async () => {
+    const t0 = Date.now()
+    const silent = talk.stalled()
+    const reset = a.reset()
+    expect(await silent).toBeLessThan(SILENCE_MS)
+    await reset
+    const t1 = Date.now()
+    await setDriver(a, address, 'vfio-pci')
+    const t2 = Date.now()
+    const end = talk.end()
+    job = echo(a, 'reboot')
+    expect((await by(job, end)).code).toBe('ERR_VMRING_PEER_GONE')
+    const t3 = Date.now()
+    talk = await by(job, Talk.open(host, 'reboot'))
+    spent.reset += t1 - t0
+    spent.driver += t2 - t1
+    spent.gone += t3 - t2
+    spent.talk += Date.now() - t3
+  })
+  console.log('reboots, ms', spent)
+  await talk.channel.close()
+  job.kill()
+  await job.done
+}
+
+async function unplugs(): Promise<void> {
+  const job = echo(a, 'unplug')
+  await rounds(async (number) => {
+    const talk = await by(job, Talk.open(host, 'unplug'))
+    const end = talk.end(10_000)
+    await a.unplug('iv0')
+    expect(await by(job, end)).toMatchObject({ code: 'ERR_VMRING_PEER_GONE' })
+    await job.until(new RegExp(`("said":"lost","code":"ERR_VMRING_REGION_LOST"[^]*){${number}}`))
+    await a.plug({ kind: 'doorbell', id: 'iv0', socket: daemon.socket })
+    await setDriver(a, address, 'vfio-pci')
+  })
+  await (await by(job, Talk.open(host, 'unplug'))).channel.close()
+  job.kill()
+  await job.done
+}
+
+async function machineKills(): Promise<void> {
+  await rounds(async () => {
+    const job = echo(b, 'machine')
+    const talk = await by(job, Talk.open(host, 'machine'))
+    const end = talk.end(10_000)
+    await b.kill()
+    const { code, after } = await end
+    expect(code).toBe('ERR_VMRING_PEER_GONE')
+    expect(after).toBeLessThan(SILENCE_MS)
+    b = await bed.boot(options('b'))
+    await setDriver(b, address, 'vfio-pci')
+  })
+}
+
+async function processKills(): Promise<void> {
+  let job = echo(b, 'process')
+  let talk = await by(job, Talk.open(host, 'process'))
+  await rounds(async () => {
+    const silent = talk.stalled()
+    job.kill('KILL')
+    expect(await silent).toBeLessThan(SILENCE_MS)
+    await job.done
+    const end = talk.end()
+    job = echo(b, 'process')
+    expect((await by(job, end)).code).toBe('ERR_VMRING_PEER_GONE')
+    talk = await by(job, Talk.open(host, 'process'))
+  })
+  await talk.channel.close()
+  job.kill()
+  await job.done
+}
+
+async function pauses(): Promise<void> {
+  const job = echo(b, 'pause')
+  const talk = await by(job, Talk.open(host, 'pause'))
+  await rounds(async (number) => {
+    const silent = talk.stalled()
+    await b.stop()
+    expect(await silent).toBeLessThan(SILENCE_MS)
+    await sleep(number === 1 ? 30_000 : 200)
+    const { echoed } = talk
+    await b.cont()
+    await by(job, talk.progress())
+    expect(talk.echoed).toBeGreaterThan(echoed)
+    await expect.poll(() => talk.resumes, { timeout: 5000 }).toBe(talk.stalls)
+  })
+  await talk.channel.close()
+  expect(job.stdout()).not.toContain('ended')
+  job.kill()
+  await job.done
+}
+
+describe('during traffic', () => {
+  it('guests reboot, die, pause; processes die; devices come and go', async () => {
+    const timed = async (name: string, lane: () => Promise<void>) => {
+      const started = Date.now()
+      await lane()
+      console.log(`${name}: ${ROUNDS} rounds in ${Math.round((Date.now() - started) / 1000)} s`)
+    }
+    await Promise.all([
+      timed('reboot', reboots).then(() => timed('unplug and plug', unplugs)),
+      timed('kill -9 of QEMU', machineKills)
+        .then(() => timed('kill -9 of the process', processKills))
+        .then(() => timed('stop and cont', pauses)),
+    ])
+  }, 900_000)
+
+  it('and nothing is left behind', async () => {
+    const { region, peers } = await hostStatus(daemon.socket)
+    expect(peers).toHaveLength(3) // two guests and this process
+    expect(region.freeSections).toBe(region.sections - 3)
+    await expect.poll(() => host.counters()!.freeBytes, { timeout: 5000 }).toBe(freeBytes)
+  })
+
+  it('those who leave and join are seen by every guest', async () => {
+    const jobs = [echo(a, 'a'), echo(b, 'b')]
+    const [one, two] = (await Promise.all([Talk.open(host, 'a'), Talk.open(host, 'b')])) as [Talk, Talk]
+    const seen = async () => [(await one.peers()).length, (await two.peers()).length]
+    expect(await seen()).toEqual([2, 2])
+    const second = await attach({ region: `unix:${daemon.socket}` })
+    await expect.poll(seen, { timeout: 5000 }).toEqual([3, 3])
+    await second.close()
+    await expect.poll(seen, { timeout: 5000 }).toEqual([2, 2])
+    await Promise.all([one, two].map((talk) => talk.channel.close()))
+    for (const job of jobs) job.kill()
+    await Promise.all(jobs.map((job) => job.done))
+  })
+
+  it('what an unplugged device held can still be read', async () => {
+    const job = a.start([process.execPath, app('unplug.mjs'), `pci:${address}`], { timeout: 150_000 })
+    const channel = await host.connect('unplug', { wait: 150_000 })
+    channel.on('error', () => {})
+    for (let i = 0; i < 100; i++) channel.trySend(Buffer.from(`message ${i}`))
+    await job.until(/holding/)
+    await a.unplug('iv0')
+    const { stdout } = await job.success()
+    const [, kept, ended] = stdout.split('\n').map((line) => line && JSON.parse(line))
+    expect(kept).toMatchObject({
+      code: 'ERR_VMRING_REGION_LOST',
+      first: 'message 0',
+      rest: 99,
+      last: 'message 99',
+      lease: true,
+      sending: true,
+    })
+    expect(ended).toMatchObject({ code: 'ERR_VMRING_PATH_LOST' })
+    expect(((await channel.closed) as { code?: string }).code).toBe('ERR_VMRING_PEER_GONE')
+    await a.plug({ kind: 'doorbell', id: 'iv0', socket: daemon.socket })
+    await setDriver(a, address, 'vfio-pci')
+  })
+
+  it('a daemon that dies is not missed; started again, processes of the host join it by themselves', async () => {
+    const jobs = [echo(a, 'a'), echo(b, 'b')]
+    const [one, two] = (await Promise.all([Talk.open(host, 'a'), Talk.open(host, 'b')])) as [Talk, Talk]
+    await daemon.kill('SIGKILL')
+    await Promise.all([one.progress(), two.progress()])
+    const rejoined = new Promise<void>((resolve) => host.once('rejoined', () => resolve()))
+    await daemon.start()
+    const started = performance.now()
+    await rejoined
+    expect(performance.now() - started).toBeLessThan(SILENCE_MS)
+    await Promise.all([one.progress(), two.progress()])
+    await (await Talk.open(host, 'a')).channel.close() // a guest from before is reached where it is
+    const gone = one.end(10_000)
+    await a.unplug('iv0')
+    expect((await gone).code).toBe('ERR_VMRING_PEER_GONE')
+    await a.plug({ kind: 'doorbell', id: 'iv0', socket: daemon.socket })
+    await setDriver(a, address, 'vfio-pci')
+    await (await by(jobs[0]!, Talk.open(host, 'a'))).channel.close() // in the new region
+    expect((await hostStatus(daemon.socket)).peers).toHaveLength(2)
+    await two.progress()
+    await two.channel.close()
+    for (const job of jobs) job.kill()
+    await Promise.all(jobs.map((job) => job.done))
+  })
+})
