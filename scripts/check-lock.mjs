@@ -3,8 +3,9 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { root } from './lib.mjs'
 
+const sets = ['', 'scripts/nodes/', 'scripts/nodes-arm64/', 'scripts/zig/']
 const faults = []
-for (const file of ['package-lock.json', 'scripts/nodes/package-lock.json']) {
+for (const file of sets.map((dir) => `${dir}package-lock.json`)) {
   const { packages } = JSON.parse(readFileSync(join(root, file), 'utf8'))
   for (const [path, entry] of Object.entries(packages)) {
     if (entry.resolved !== undefined) faults.push(`${file}: ${path} has a registry address (resolved)`)
@@ -12,10 +13,10 @@ for (const file of ['package-lock.json', 'scripts/nodes/package-lock.json']) {
       faults.push(`${file}: ${path} has no version or integrity`)
   }
 }
-for (const file of ['package.json', 'scripts/nodes/package.json']) {
+for (const file of sets.map((dir) => `${dir}package.json`)) {
   const { dependencies, devDependencies } = JSON.parse(readFileSync(join(root, file), 'utf8'))
   for (const [name, range] of Object.entries({ ...dependencies, ...devDependencies })) {
-    if (!/^(npm:[a-z0-9-]+@)?\d+\.\d+\.\d+$/.test(range))
+    if (!/^(npm:[a-z0-9-]+@)?\d+\.\d+\.\d+(-dev\.\d+)?$/.test(range))
       faults.push(`${file}: ${name} "${range}" is not an exact version`)
   }
 }

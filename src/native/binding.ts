@@ -9,12 +9,28 @@ const require = createRequire(import.meta.url)
 // src/native/ and dist/native/ lie equally deep
 const root = fileURLToPath(new URL('../../', import.meta.url))
 
-function libc(): 'glibc' | 'musl' {
+/** The oldest glibc that the prebuilt binaries run on (scripts/prebuild.mjs builds against it and checks it). */
+const glibcFloor = 28
+
+/** The version of glibc, "2.36"; undefined with musl. */
+function glibc(): string | undefined {
   // without this the report looks up names of open connections, which can take seconds
   const settings = report as typeof report & { excludeNetwork?: boolean }
   settings.excludeNetwork = true
   const { header } = settings.getReport() as { header: { glibcVersionRuntime?: string } }
-  return header.glibcVersionRuntime === undefined ? 'musl' : 'glibc'
+  return header.glibcVersionRuntime
+}
+
+function libcCures(): string[] {
+  const version = glibc()
+  if (version === undefined)
+    return [
+      'musl is not supported and has no prebuilt binary: build as above on this machine, then set VMRING_ADDON.',
+    ]
+  if (Number(version.split('.')[1]) >= glibcFloor) return []
+  return [
+    `The prebuilt binaries need glibc 2.${glibcFloor} or later; this machine has ${version}: build on it.`,
+  ]
 }
 
 function fail(tried: string[], cause?: unknown): never {
@@ -22,10 +38,9 @@ function fail(tried: string[], cause?: unknown): never {
     platform !== 'linux' || (arch !== 'x64' && arch !== 'arm64')
       ? [`vmring runs on Linux, x64 and arm64; this is ${platform} ${arch}.`]
       : [
+          'A package without prebuilds/ is not whole: install again, from the tarball that npm run prebuild makes.',
           'In a clone of the repository: npm ci && npm run build (needs python3, make and g++).',
-          ...(libc() === 'musl'
-            ? ['musl is not supported yet: build as above on this machine, then set VMRING_ADDON.']
-            : []),
+          ...libcCures(),
           'Or set VMRING_ADDON to the path of a vmring.node built for this machine.',
         ]
   const message = [
@@ -57,7 +72,7 @@ function load(): NativeBinding {
   // a build made on purpose on this machine goes before the one that came with the package
   return (
     attempt(`${root}build/Release/vmring.node`) ??
-    attempt(`${root}prebuilds/linux-${arch}-${libc()}/vmring.node`) ??
+    attempt(`${root}prebuilds/linux-${arch}-${glibc() === undefined ? 'musl' : 'glibc'}/vmring.node`) ??
     fail(tried, cause)
   )
 }
