@@ -213,6 +213,8 @@ void Member::scan() {
                        read_identity<A>(other.remote->view().identity(), identity) &&
                        identity.state == EntryState::joined &&
                        (geometry_.plain || identity.peer_id == entry.peer_id);
+    // Zeros that took the place of lost memory say nothing about the others; the loss itself is reported.
+    if (mapping_->lost()) return;
     if (other.remote->present() && (!there || identity.incarnation != other.remote->identity().incarnation ||
                                     entry.generation != other.generation)) {
       leave(i);
