@@ -2,12 +2,13 @@
 import { accessSync, constants, lstatSync, readFileSync, statfsSync } from 'node:fs'
 import { connect } from 'node:net'
 import { Command } from 'commander'
+import { defaultSocket } from '../default-socket.js'
 import { type HostStatus, hostStatus } from '../host/admin-client.js'
 import type { NativeBinding } from '../native/types.js'
 import { examineGuest } from './doctor-guest.js'
 import type { Finding } from './finding.js'
 import { bytes, printJson } from './output.js'
-import { explainSocket, usualSocket } from './sockets.js'
+import { explainSocket } from './sockets.js'
 import { SYSTEM } from './sysfs.js'
 
 const LEAST_SHM = 64 * 2 ** 20
@@ -54,7 +55,7 @@ async function examine(open: boolean): Promise<Finding[]> {
   const region = process.env.VMRING_REGION
   const guest = examineGuest(SYSTEM, { region, native: open ? native : null })
   findings.push(...guest.findings)
-  const socket = usualSocket()
+  const socket = defaultSocket()
   const status = await hostStatus(socket, 2000).catch((error: NodeJS.ErrnoException) => error)
   if (status instanceof Error) {
     const stale = status.code === 'ENOENT' ? await staleSocket(socket) : null

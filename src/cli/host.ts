@@ -1,8 +1,8 @@
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { DEFAULT_SOCKET, defaultSocket } from '../default-socket.js'
 import { type Host, startHost } from '../host/daemon.js'
 import { createLog } from '../host/log.js'
 import { formatSize, groupId, parseCount, parseMode, parseSize } from '../host/options.js'
-import { DEFAULT_SOCKET, defaultSocket } from '../host/socket-file.js'
 
 interface HostFlags {
   socket: string

@@ -1,10 +1,11 @@
 /** `vmring ls`: who is in which region. Asks the daemons; joins nothing and opens no device. */
 import { Command } from 'commander'
+import { defaultSocket } from '../default-socket.js'
 import { VmringError } from '../errors.js'
 import { type HostPeer, type HostStatus, hostStatus } from '../host/admin-client.js'
 import { describeFailure } from './failure.js'
 import { bytes, printJson, table } from './output.js'
-import { explainSocket, usualSocket } from './sockets.js'
+import { explainSocket } from './sockets.js'
 
 interface LsOptions {
   socket?: string[]
@@ -57,7 +58,7 @@ Examples:
 
 async function run(options: LsOptions): Promise<void> {
   const files = options.file ?? []
-  const sockets = options.socket ?? (files.length > 0 ? [] : [usualSocket()])
+  const sockets = options.socket ?? (files.length > 0 ? [] : [defaultSocket()])
   const failures: Error[] = []
   const regions: (HostStatus | FileStatus)[] = []
   const answers = await Promise.allSettled([...sockets.map(askSocket), ...files.map(readFile)])

@@ -1,9 +1,4 @@
-/** Where daemons are looked for. Needs no addon, so that `doctor` works without one. */
-export const DEFAULT_SOCKET = '/run/vmring/default.sock'
-
-export function usualSocket(): string {
-  return process.env.VMRING_SOCKET || DEFAULT_SOCKET
-}
+import { DEFAULT_SOCKET } from '../default-socket.js'
 
 /** What a failed question to a daemon means, and the command that mends it. */
 export function explainSocket(

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { EventEmitter } from 'node:events'
+import { defaultSocket } from '../default-socket.js'
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { EntryState, type FdListener, type FdSocket, type NativeRegion } from '../native/types.js'
@@ -10,7 +11,7 @@ import { type Announcement, Client, createEventfds, SharedFds } from './client.j
 import { PeerIds } from './ids.js'
 import { type Log, silent } from './log.js'
 import { argument, formatSize } from './options.js'
-import { defaultSocket, SocketFile } from './socket-file.js'
+import { SocketFile } from './socket-file.js'
 import { SectionTable } from './table.js'
 
 const BEAT_MS = 500

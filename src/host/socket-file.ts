@@ -1,14 +1,8 @@
 import { lstatSync, mkdirSync, unlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { DEFAULT_SOCKET } from '../default-socket.js'
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-
-export const DEFAULT_SOCKET = '/run/vmring/default.sock'
-
-/** The socket that commands and attach() use when none is named. */
-export function defaultSocket(): string {
-  return process.env.VMRING_SOCKET || DEFAULT_SOCKET
-}
 
 /** A listening Unix socket and the file that it put into the file system. */
 export class SocketFile {

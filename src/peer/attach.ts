@@ -1,4 +1,5 @@
 /** attach(): finds the region, joins it, and puts the layers together. */
+import { defaultSocket } from '../default-socket.js'
 import { asError, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import type { Geometry, Mode, NativeDevice, NativeRegion } from '../native/types.js'
@@ -23,7 +24,6 @@ export interface AttachOptions {
   takeOver?: boolean
 }
 
-export const DEFAULT_SOCKET = '/run/vmring/default.sock'
 const BYTES_PER_SECTION = 1024 * 1024
 const MODES: readonly string[] = ['event', 'adaptive', 'busy']
 
@@ -62,7 +62,7 @@ async function attachTo(address: string | null, options: AttachOptions): Promise
 async function attachDefault(options: AttachOptions): Promise<Peer> {
   const device = findDevice()
   if (device !== null) return attachDevice(device, options)
-  const socket = process.env.VMRING_SOCKET || DEFAULT_SOCKET
+  const socket = defaultSocket()
   try {
     return await attachSocket(socket, options)
   } catch (error) {
