@@ -200,12 +200,8 @@ napi_value end_release(napi_env env, napi_callback_info info) {
     EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
     const uint32_t sequence = to_u32(env, arguments[1], "the sequence number");
     if (end == nullptr) return make_int(env, 0);
-    bool large = false;
-    if (!end->core.release(sequence, large)) return make_int(env, 0);
-    if (end->owner != nullptr) {
-      end->owner->released(*end);
-      if (large && end->core.rx().large_wake_needed()) end->owner->ring(*end);
-    }
+    if (!end->core.release(sequence)) return make_int(env, 0);
+    if (end->owner != nullptr) end->owner->released(*end);
     return make_int(env, 1);
   });
 }

@@ -90,12 +90,6 @@ class Consumer {
     return published_ - value_of(wanted) < published_ - old;
   }
 
-  bool large_wake_needed() {
-    if (!attached()) return false;
-    A::template full_fence<Site::fence_released>();
-    return A::load_relaxed(&head_->large_wait) == tagged(tag_, 1);
-  }
-
   // Announces the position at which to be rung, then looks again. False: something is there, do not sleep.
   bool park() {
     if (!attached() || fault()) return true;

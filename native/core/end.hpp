@@ -68,9 +68,9 @@ class End {
   LargeOutbox<A>& large_out() { return large_out_; }
   LargeInbox<A>& large_in() { return large_in_; }
 
-  // Gives a record back, and its large payload with it. `large` is set when a sender may wait for that memory.
-  bool release(uint32_t sequence, bool& large) {
-    large = large_in_.release(sequence);
+  // Gives a record back, and its large payload with it.
+  bool release(uint32_t sequence) {
+    large_in_.release(sequence);
     return rx_.release(sequence);
   }
 

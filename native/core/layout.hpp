@@ -124,9 +124,8 @@ inline constexpr uint64_t kMinHeap = 16 * 1024;
 
 // ---- rings and reader blocks, anywhere in a heap, aligned to a line
 struct RingHead { // written by the producer
-  uint64_t space_at;   // tag << 32 | position of `released` at which the producer wants a bell
-  uint64_t large_wait; // tag << 32 | 1 while the producer waits for a large message to be released
-  uint8_t reserved[128 - 16];
+  uint64_t space_at; // tag << 32 | position of `released` at which the producer wants a bell
+  uint8_t reserved[128 - 8];
 };
 static_assert(sizeof(RingHead) == kLine);
 

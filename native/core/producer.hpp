@@ -20,7 +20,6 @@ class Producer {
         checked_(first_position), sequence_(first_sequence), remote_next_(first_sequence),
         remote_released_(first_sequence) {
     A::store_relaxed(&head_->space_at, uint64_t{0});
-    A::store_relaxed(&head_->large_wait, uint64_t{0});
     A::store_relaxed(word(tail_), uint64_t{0}); // made visible by the control message that offers the ring
   }
 
@@ -107,12 +106,6 @@ class Producer {
     // SYNC: announce, full fence, look again; pairs with fence_released in Consumer::space_wake_needed.
     A::template full_fence<Site::fence_want_space>();
     return reload() && fits(length);
-  }
-
-  // While set, the consumer rings when it gives back a large message.
-  void want_large(bool wanted) {
-    A::store_relaxed(&head_->large_wait, wanted ? tagged(tag_, 1) : uint64_t{0});
-    if (wanted) A::template full_fence<Site::fence_want_space>();
   }
 
   // Reads the consumer's `released` once; false and fault() when it lies outside (released, tail].

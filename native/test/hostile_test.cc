@@ -162,8 +162,7 @@ bool step(Side& side, Random& random, const uint8_t* begin, uint64_t size) {
     case 6:
       while (!side.lent.empty() && random.below(4) != 0) {
         const size_t k = random.below(static_cast<uint32_t>(side.lent.size()));
-        bool large = false;
-        if (!bounded(1, [&] { return side.end.release(side.lent[k], large); })) check::fail(__FILE__, __LINE__, "release");
+        if (!bounded(1, [&] { return side.end.release(side.lent[k]); })) check::fail(__FILE__, __LINE__, "release");
         side.lent.erase(side.lent.begin() + static_cast<long>(k));
       }
       rx.publish_released();
@@ -171,7 +170,6 @@ bool step(Side& side, Random& random, const uint8_t* begin, uint64_t size) {
     case 7:
       bounded(2, [&] { return tx.wake_needed(); });
       bounded(2, [&] { return rx.space_wake_needed(); });
-      bounded(2, [&] { return rx.large_wake_needed(); });
       break;
     case 8:
       bounded(4, [&] { return tx.want_space(length); });

@@ -202,7 +202,6 @@ TEST(two_ends_talk_both_ways) {
       SectionAllocator& memory = two.memory[side];
       const uint32_t length = random.below(9000);
       const bool large = length > inline_limit(kCapacity);
-      bool wait = false;
       if (large) {
         const uint64_t offset = from.large_out().allocate(memory, length);
         REQUIRE(offset != 0);
@@ -226,9 +225,8 @@ TEST(two_ends_talk_both_ways) {
       } else {
         REQUIRE(filled(record.payload, record.length, i));
       }
-      REQUIRE(to.release(record.sequence, wait));
-      REQUIRE(wait == large);
-      REQUIRE(!to.release(record.sequence, wait) && !wait);
+      REQUIRE(to.release(record.sequence));
+      REQUIRE(!to.release(record.sequence));
       to.rx().publish_released();
     }
   }

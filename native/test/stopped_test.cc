@@ -137,10 +137,7 @@ class Side {
     if (sent_ % 50 == 49) {
       if (large_ == 0) large_ = end_.large_out().allocate(memory_, 1000);
       LargeDescriptor descriptor;
-      if (large_ == 0) {
-        end_.tx().want_large(true);
-        return;
-      }
+      if (large_ == 0) return;
       if (!end_.large_out().describe(large_, 1000, descriptor)) return;
       const auto* raw = reinterpret_cast<const uint8_t*>(&descriptor);
       if (end_.tx().send(raw, sizeof descriptor, Kind::large, false) != Send::ok) return;
@@ -177,9 +174,7 @@ class Side {
       if (record.length != 0) CHECK(record.payload[0] == (received_ & 255));
     }
     ++received_;
-    bool large = false;
-    end_.release(record.sequence, large);
-    if (large && end_.rx().large_wake_needed()) remote_.ring_end(end_.remote_offer().bell);
+    end_.release(record.sequence);
   }
 
   const Region& region_;

@@ -51,7 +51,6 @@ struct Channel {
   bool active = true;
   bool fin_out = false;
   bool fin_in = false;
-  bool waits_large = false;
   uint32_t next_length = 0;
   bool has_next = false;
   std::vector<uint32_t> lent;
@@ -109,13 +108,11 @@ struct Peer {
       uint8_t* payload = nullptr;
       if (tx.reserve(sizeof(LargeDescriptor), payload) != Send::ok) return false;
       const uint64_t offset = c.end.large_out().allocate(memory, c.next_length);
-      if (offset == 0) {
+      if (offset == 0) { // no memory: something that fits the ring instead, as the addon sends fragments
         tx.abort();
-        c.waits_large = true;
-        return false;
+        c.next_length = c.random.below(inline_limit(c.plan.capacity));
+        return send_one(c);
       }
-      if (c.waits_large) tx.want_large(false);
-      c.waits_large = false;
       fill(own.base() + offset, c.next_length, seed);
       LargeDescriptor d{};
       c.end.large_out().describe(offset, c.next_length, d);
@@ -158,19 +155,15 @@ struct Peer {
   }
 
   void give_back(Channel& c, size_t keep) {
-    bool large_any = false;
     while (c.lent.size() > keep) {
       const size_t k = c.random.below(static_cast<uint32_t>(c.lent.size()));
-      bool large = false;
-      if (!c.end.release(c.lent[k], large)) fail("a record could not be given back");
-      large_any = large_any || large;
+      if (!c.end.release(c.lent[k])) fail("a record could not be given back");
       c.lent.erase(c.lent.begin() + static_cast<long>(k));
     }
     if (keep == 0 || c.end.rx().unpublished() >= c.plan.capacity / 4) {
       c.end.rx().publish_released();
       if (c.end.rx().space_wake_needed()) ring(c);
     }
-    if (large_any && c.end.rx().large_wake_needed()) ring(c);
   }
 
   bool receive_some(Channel& c) {
@@ -211,15 +204,9 @@ struct Peer {
     give_back(c, 0);
     if (!c.end.rx().park()) return;
     if (wants_to_send(c)) {
-      if (c.waits_large) {
-        c.end.tx().want_large(true);
-        if (send_some(c)) return;
-        if (!c.waits_large && c.end.tx().want_space(sizeof(LargeDescriptor))) return;
-      } else {
-        const bool large = c.has_next && c.next_length > inline_limit(c.plan.capacity);
-        const uint32_t most = std::min(c.next_length + 100, max_payload(c.plan.capacity));
-        if (c.end.tx().want_space(!c.has_next ? 0 : large ? sizeof(LargeDescriptor) : most)) return;
-      }
+      const bool large = c.has_next && c.next_length > inline_limit(c.plan.capacity);
+      const uint32_t most = std::min(c.next_length + 100, max_payload(c.plan.capacity));
+      if (c.end.tx().want_space(!c.has_next ? 0 : large ? sizeof(LargeDescriptor) : most)) return;
       if (c.end.tx().fault()) fail(c.end.tx().fault());
     }
     c.active = false;

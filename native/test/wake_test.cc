@@ -145,17 +145,6 @@ TEST(space_words_with_another_tag_are_ignored) {
   CHECK(!pipe.rx.space_wake_needed());
 }
 
-TEST(a_wait_for_large_memory_is_seen) {
-  Pipe pipe(kCapacity);
-  CHECK(!pipe.rx.large_wake_needed());
-  pipe.tx.want_large(true);
-  CHECK(pipe.rx.large_wake_needed());
-  pipe.tx.want_large(false);
-  CHECK(!pipe.rx.large_wake_needed());
-  pipe.head->large_wait = tagged(Pipe::kTag + 1, 1);
-  CHECK(!pipe.rx.large_wake_needed());
-}
-
 namespace {
 struct Line {
   alignas(kLine) uint32_t words[kBellWords] = {};

@@ -22,7 +22,6 @@ STEP bool step_readable(Consumer<A>& rx) { return rx.readable(); }
 STEP bool step_release(Consumer<A>& rx, uint32_t sequence) { return rx.release(sequence); }
 STEP void step_publish_released(Consumer<A>& rx) { rx.publish_released(); }
 STEP bool step_space_wake_needed(Consumer<A>& rx) { return rx.space_wake_needed(); }
-STEP bool step_large_wake_needed(Consumer<A>& rx) { return rx.large_wake_needed(); }
 STEP bool step_park(Consumer<A>& rx) { return rx.park(); }
 STEP void step_ring(BellWriter<A>& bell, uint32_t word) { bell.ring(word); }
 STEP bool step_doorbell_needed(BellWriter<A>& bell, const uint64_t* word, uint32_t incarnation) {
