@@ -24,17 +24,6 @@ namespace {
 
 // -------------------------------------------------------------------------------------------------------------- methods
 
-// Methods of a napi class check their receiver's class; null only for an object that somebody made with `new`.
-template <class T>
-T* unwrap(const Arguments& arguments) {
-  void* data = nullptr;
-  if (!arguments.ok || napi_unwrap(arguments.env, arguments.self, &data) != napi_ok) {
-    napi_throw_type_error(arguments.env, "ERR_INVALID_THIS", "not an open socket of vmring");
-    return nullptr;
-  }
-  return static_cast<T*>(static_cast<Wrapper*>(data));
-}
-
 napi_value construct(napi_env env, napi_callback_info info) { return Arguments(env, info).self; }
 
 napi_value method_close(napi_env env, napi_callback_info info) {
@@ -145,7 +134,8 @@ void on_environment_end(napi_async_cleanup_hook_handle, void* data) {
   state->ending = true;
   while (!state->open.empty()) (*state->open.begin())->close();
   napi_async_destroy(state->env, state->context);
-  for (napi_ref reference : {state->socket_class, state->listener_class, state->client_class}) {
+  for (napi_ref reference : {state->socket_class, state->listener_class, state->client_class, state->stream_class,
+                             state->stream_listener_class}) {
     napi_delete_reference(state->env, reference);
   }
   // Sockets closed a moment ago may still be on their way through the loop.
@@ -157,26 +147,22 @@ void on_environment_end(napi_async_cleanup_hook_handle, void* data) {
   }
 }
 
-napi_property_descriptor method(const char* name, napi_callback callback, void* data) {
-  return {name, nullptr, callback, nullptr, nullptr, nullptr, napi_default_method, data};
-}
+}  // namespace
 
 napi_ref define_class(OsState* state, const char* name, std::initializer_list<napi_property_descriptor> extra) {
-  napi_property_descriptor properties[8] = {
+  std::vector<napi_property_descriptor> properties = {
       method("close", method_close, state),
       method("ref", method_ref<true>, state),
       method("unref", method_ref<false>, state),
   };
-  size_t count = 3;
-  for (const auto& property : extra) properties[count++] = property;
+  properties.insert(properties.end(), extra);
   napi_value constructor = nullptr;
   napi_ref reference = nullptr;
-  napi_define_class(state->env, name, NAPI_AUTO_LENGTH, construct, state, count, properties, &constructor);
+  napi_define_class(state->env, name, NAPI_AUTO_LENGTH, construct, state, properties.size(), properties.data(), &constructor);
   napi_create_reference(state->env, constructor, 1, &reference);
   return reference;
 }
 
-}  // namespace
 }  // namespace vmring::os
 
 void init_os(napi_env env, napi_value exports) {
@@ -214,4 +200,5 @@ void init_os(napi_env env, napi_value exports) {
       {"buildInfo", nullptr, nullptr, nullptr, nullptr, build_info, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof(functions) / sizeof(functions[0]), functions);
+  init_streams(state, exports);
 }

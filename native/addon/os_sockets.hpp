@@ -1,138 +1,15 @@
 // The JavaScript objects over native/linux/fd_socket.hpp.
-//
-// Lifetimes: an object is held by a strong reference for as long as its socket is open, so the native half goes with the
-// garbage collector only after close. An environment that ends closes every socket and waits for libuv.
 #pragma once
 
-#include <node_api.h>
 #include <unistd.h>
 
 #include <string>
-#include <type_traits>
-#include <unordered_set>
 
-#include "addon/os_values.hpp"
+#include "addon/os_wrapper.hpp"
 #include "linux/fd_socket.hpp"
 #include "linux/ivshmem_client.hpp"
 
 namespace vmring::os {
-
-class Wrapper;
-
-// What one environment (main thread or worker) holds. Lives until the last libuv handle of the environment is closed.
-struct OsState {
-  napi_env env = nullptr;
-  uv_loop_t* loop = nullptr;
-  napi_async_context context = nullptr;
-  napi_async_cleanup_hook_handle cleanup = nullptr;
-  napi_ref socket_class = nullptr;
-  napi_ref listener_class = nullptr;
-  napi_ref client_class = nullptr;
-  std::unordered_set<Wrapper*> open;
-  LoopUsers users;
-  bool ending = false;
-};
-
-// The JavaScript object of an open socket or listener, and the handlers that it calls.
-class Wrapper {
- public:
-  explicit Wrapper(OsState* state) : state_(state) {}
-  virtual ~Wrapper() = default;
-
-  // Makes the object, wraps this into it and holds both it and the handlers. Null with an exception pending on failure.
-  napi_value attach(napi_ref class_ref, napi_value handlers) {
-    napi_env env = state_->env;
-    napi_value constructor = nullptr;
-    napi_value object = nullptr;
-    napi_get_reference_value(env, class_ref, &constructor);
-    if (napi_new_instance(env, constructor, 0, nullptr, &object) != napi_ok) return nullptr;
-    const auto finalize = [](napi_env, void* data, void*) { delete static_cast<Wrapper*>(data); };
-    if (napi_wrap(env, object, this, finalize, nullptr, nullptr) != napi_ok) return nullptr;
-    napi_create_reference(env, object, 1, &self_);
-    napi_create_reference(env, handlers, 1, &handlers_);
-    state_->open.insert(this);
-    return object;
-  }
-
-  napi_value object() const {
-    napi_value result = nullptr;
-    napi_get_reference_value(state_->env, self_, &result);
-    return result;
-  }
-
-  // Ends all calls; the garbage collector has the object from here on.
-  void close() {
-    if (self_ == nullptr) return;
-    state_->open.erase(this);
-    close_native();
-    napi_delete_reference(state_->env, self_);
-    napi_delete_reference(state_->env, handlers_);
-    self_ = handlers_ = nullptr;
-  }
-
-  virtual void ref_native(bool keep_loop_alive) = 0;
-  bool is_open() const { return self_ != nullptr; }
-
- protected:
-  virtual void close_native() = 0;
-
-  // Calls handlers[name](...arguments) from the loop. `make` fills the arguments inside the handle scope. False: JavaScript
-  // does not run here any more (a worker that is being terminated), and the handler was not called.
-  template <size_t N, class Make>
-  bool call(const char* name, Make make) {
-    return call_on(handlers_, name, static_cast<Make&&>(make), std::integral_constant<size_t, N>{});
-  }
-
-  template <class Make, size_t N>
-  bool call_on(napi_ref handlers_ref, const char* name, Make make, std::integral_constant<size_t, N>) {
-    napi_env env = state_->env;
-    napi_handle_scope scope;
-    if (state_->ending || napi_open_handle_scope(env, &scope) != napi_ok) return false;
-    napi_value handlers = nullptr;
-    napi_value function = nullptr;
-    napi_value arguments[N] = {};
-    napi_get_reference_value(env, handlers_ref, &handlers);
-    const bool runs = handlers != nullptr && napi_get_named_property(env, handlers, name, &function) == napi_ok;
-    if (runs) {
-      make(env, arguments);
-      napi_make_callback(env, state_->context, handlers, function, N, arguments, nullptr);
-    }
-    // What a handler throws becomes an uncaught exception, as from any other callback of Node's.
-    bool pending = false;
-    napi_value exception = nullptr;
-    if (napi_is_exception_pending(env, &pending) == napi_ok && pending &&
-        napi_get_and_clear_last_exception(env, &exception) == napi_ok) {
-      napi_fatal_exception(env, exception);
-    }
-    napi_close_handle_scope(env, scope);
-    return runs;
-  }
-
-  // The last call: the object is closed before the handler runs, and still handed to it.
-  void call_closed(napi_value (*make_error)(napi_env, const void*), const void* error) {
-    napi_env env = state_->env;
-    napi_handle_scope scope;
-    if (napi_open_handle_scope(env, &scope) != napi_ok) return;
-    napi_value self = object();
-    napi_value handlers = nullptr;
-    napi_get_reference_value(env, handlers_, &handlers);
-    napi_ref keep = nullptr;
-    napi_create_reference(env, handlers, 1, &keep);
-    close();
-    call_on(keep, "onClose", [&](napi_env e, napi_value* arguments) {
-      arguments[0] = self;
-      arguments[1] = error != nullptr ? make_error(e, error) : null_value(e);
-    }, std::integral_constant<size_t, 2>{});
-    napi_delete_reference(env, keep);
-    napi_close_handle_scope(env, scope);
-  }
-
-  static napi_value make_os_error(napi_env env, const void* error) { return os_error(env, *static_cast<const OsError*>(error)); }
-
-  OsState* state_;
-  napi_ref self_ = nullptr;
-  napi_ref handlers_ = nullptr;
-};
 
 // ------------------------------------------------------------------------------------ the daemon's side of a connection
 
@@ -175,7 +52,10 @@ class JsSocket final : public Wrapper, public FdSocket::Delegate {
   }
   void on_close(const OsError* error) override {
     socket_ = nullptr;
-    call_closed(make_os_error, error);
+    call_closed<2>([error](napi_env env, napi_value self, napi_value* arguments) {
+      arguments[0] = self;
+      arguments[1] = error_or_null(env, error);
+    });
   }
   void close_native() override {
     if (socket_ != nullptr) socket_->close();
@@ -191,7 +71,7 @@ class JsListener final : public Wrapper, public FdListener::Delegate {
 
   static napi_value create(OsState* state, napi_value handlers, int fd, OsError* error) {
     auto* self = new JsListener(state);
-    self->listener_ = FdListener::adopt(state->loop, &state->users, fd, self, error);
+    self->listener_ = FdListener::adopt(state->loop, &state->users, fd, true, self, error);
     if (self->listener_ == nullptr) {
       delete self;
       return nullptr;
@@ -287,12 +167,14 @@ class JsClient final : public Wrapper, public FdSocket::Delegate {
     } else if (step.event == IvshmemEvent::left) {
       call<1>("onLeave", [&](napi_env env, napi_value* arguments) { arguments[0] = number(env, step.peer); });
     } else if (step.event == IvshmemEvent::fault) {
-      call_closed(make_fault, &step);
+      call_closed<2>([&step](napi_env env, napi_value self, napi_value* arguments) {
+        arguments[0] = self;
+        arguments[1] = make_fault(env, step);
+      });
     }
   }
 
-  static napi_value make_fault(napi_env env, const void* data) {
-    const auto& step = *static_cast<const IvshmemStep*>(data);
+  static napi_value make_fault(napi_env env, const IvshmemStep& step) {
     const std::string value = std::to_string(step.value);
     if (step.fault == IvshmemFault::version) {
       return error_value(env, "ERR_VMRING_SERVER_VERSION", "the server speaks ivshmem protocol version " + value + ", this is version 0");
@@ -306,7 +188,10 @@ class JsClient final : public Wrapper, public FdSocket::Delegate {
   void on_writable() override {}
   void on_close(const OsError* error) override {
     socket_ = nullptr;
-    call_closed(make_os_error, error);
+    call_closed<2>([error](napi_env env, napi_value self, napi_value* arguments) {
+      arguments[0] = self;
+      arguments[1] = error_or_null(env, error);
+    });
   }
   void close_native() override {
     if (socket_ != nullptr) socket_->close();

@@ -41,15 +41,18 @@ inline napi_value error_value(napi_env env, const std::string& code, const std::
   return result;
 }
 
-// code, errno, syscall, address: as Node's own system errors.
+// code, errno, syscall, address, port: as Node's own system errors.
 inline napi_value os_error(napi_env env, const OsError& error) {
   const std::string code = uv_err_name(error.code);
   std::string message = code + ": " + (error.text != nullptr ? error.text : uv_strerror(error.code)) + ", " + error.syscall;
-  if (!error.address.empty()) message += " '" + error.address + "'";
+  if (!error.address.empty()) {
+    message += " '" + error.address + (error.port >= 0 ? ":" + std::to_string(error.port) : "") + "'";
+  }
   napi_value result = error_value(env, code, message);
   napi_set_named_property(env, result, "errno", number(env, error.code));
   napi_set_named_property(env, result, "syscall", string(env, error.syscall));
   if (!error.address.empty()) napi_set_named_property(env, result, "address", string(env, error.address));
+  if (error.port >= 0) napi_set_named_property(env, result, "port", number(env, static_cast<double>(error.port)));
   return result;
 }
 
@@ -74,6 +77,10 @@ struct Arguments {
     if (ok) napi_throw_type_error(env, "ERR_INVALID_ARG_TYPE", what);
     ok = false;
   }
+  void out_of_range(const char* what) {
+    if (ok) napi_throw_range_error(env, "ERR_OUT_OF_RANGE", what);
+    ok = false;
+  }
   int64_t integer(size_t index, const char* what) {
     int64_t value = 0;
     if (!ok) return value;
@@ -93,15 +100,20 @@ struct Arguments {
     return value;
   }
   std::string path(size_t index) {
+    if (ok && index >= count) wrong("the path must be a string");
+    return ok ? text(values[index]) : std::string();
+  }
+  // A path somewhere in an argument.
+  std::string text(napi_value given) {
     size_t length = 0;
     std::string value;
     if (!ok) return value;
-    if (index >= count || napi_get_value_string_utf8(env, values[index], nullptr, 0, &length) != napi_ok) {
+    if (napi_get_value_string_utf8(env, given, nullptr, 0, &length) != napi_ok) {
       wrong("the path must be a string");
       return value;
     }
     value.resize(length);
-    napi_get_value_string_utf8(env, values[index], value.data(), length + 1, &length);
+    napi_get_value_string_utf8(env, given, value.data(), length + 1, &length);
     if (value.find('\0') != std::string::npos) wrong("the path must not contain a zero byte");
     return value;
   }

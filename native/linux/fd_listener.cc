@@ -20,16 +20,21 @@ constexpr int lock_attempts = 100;
 
 }  // namespace
 
-FdListener::FdListener(uv_loop_t* loop, LoopUsers* users, int fd, Delegate* delegate)
-    : users_(users), delegate_(delegate), fd_(fd), reserve_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {
+FdListener::FdListener(uv_loop_t* loop, LoopUsers* users, int fd, bool speaks_first, Delegate* delegate)
+    : users_(users),
+      delegate_(delegate),
+      fd_(fd),
+      reserve_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
+      speaks_first_(speaks_first) {
   ++users_->live;
   uv_timer_init(loop, &timer_);
   timer_.data = this;
   handles_ = 1;
 }
 
-FdListener* FdListener::adopt(uv_loop_t* loop, LoopUsers* users, int fd, Delegate* delegate, OsError* error) {
-  auto* listener = new FdListener(loop, users, fd, delegate);
+FdListener* FdListener::adopt(uv_loop_t* loop, LoopUsers* users, int fd, bool speaks_first, Delegate* delegate,
+                              OsError* error) {
+  auto* listener = new FdListener(loop, users, fd, speaks_first, delegate);
   int code = uv_poll_init(loop, &listener->poll_, fd);
   if (code == 0) {
     listener->poll_.data = listener;
@@ -67,7 +72,7 @@ void FdListener::accept_some() {
     if (fd >= 0) {
       // Somebody who only looked whether anybody is here (a second daemon does) is gone already and costs no peer id.
       char byte;
-      if (::recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+      if (speaks_first_ && ::recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
         close_fd(fd);
       } else {
         delegate_->on_connection(fd);

@@ -20,6 +20,8 @@ struct OsError {
   std::string address{};
   // in place of the system's text, when set
   const char* text = nullptr;
+  // of a virtio socket, whose address is a CID
+  int64_t port = -1;
 };
 
 // Counts the objects that still hold libuv handles, so that an environment can wait for the last of them.
@@ -125,13 +127,14 @@ class FdListener {
     ~Delegate() = default;
   };
 
-  // Takes over a descriptor from open_unix_listener, in any case.
-  static FdListener* adopt(uv_loop_t* loop, LoopUsers* users, int fd, Delegate* delegate, OsError* error);
+  // Takes over a listening descriptor, in any case. `speaks_first`: the server does, so that a client which has ended
+  // before it was accepted only looked whether anybody is here; it is not reported.
+  static FdListener* adopt(uv_loop_t* loop, LoopUsers* users, int fd, bool speaks_first, Delegate* delegate, OsError* error);
   void ref(bool keep_loop_alive);
   void close();
 
  private:
-  FdListener(uv_loop_t* loop, LoopUsers* users, int fd, Delegate* delegate);
+  FdListener(uv_loop_t* loop, LoopUsers* users, int fd, bool speaks_first, Delegate* delegate);
   ~FdListener() = default;
   FdListener(const FdListener&) = delete;
   FdListener& operator=(const FdListener&) = delete;
@@ -150,6 +153,7 @@ class FdListener {
   // given up for a moment when no descriptor is left, so that a connection can be accepted in order to be closed
   int reserve_;
   int handles_ = 0;
+  bool speaks_first_;
   bool closing_ = false;
 };
 

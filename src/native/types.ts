@@ -371,6 +371,100 @@ export interface IvshmemHandlers {
   onClose(socket: IvshmemSocket, error: NodeJS.ErrnoException | null): void
 }
 
+/** A Unix socket by its path, or a virtio socket. CIDs and ports are unsigned 32-bit (vsock(7)). */
+export type StreamAddress = { path: string } | { cid: number; port: number }
+
+export interface StreamHandlers {
+  /** streamConnect only */
+  onConnect?(): void
+  /** `length` bytes stand at the start of the target; reading goes on into the same target unless it is changed or paused here */
+  onRead(length: number): void
+  /** The other side ended its direction. */
+  onEnd(): void
+  /** What a write() left over is out. */
+  onDrain(): void
+  /** The own end() has been carried out: the queue written, the direction shut. */
+  onFinish?(): void
+  /**
+   * The last call, never made before the call that caused it returns. `error`: libuv shape (`code`, `errno`, `syscall`,
+   * `address`, and `port` of a virtio socket), or null when both directions ended in order.
+   */
+  onClose(error: NodeJS.ErrnoException | null): void
+}
+
+/** A byte stream over a Unix or virtio socket, on the event loop. */
+export interface NativeStream {
+  readonly family: 'unix' | 'vsock'
+  /** Who is at the other end by the kernel's word: SO_PEERCRED as of its connect (−1 before), or its address. */
+  readonly remote: { uid: number; gid: number; pid: number } | { cid: number; port: number }
+  /** the path is '' at the connecting side */
+  readonly local: { path: string } | { cid: number; port: number }
+  /** bytes written but not taken by the socket yet */
+  readonly queued: number
+  readonly bytesRead: number
+  readonly bytesWritten: number
+  /** Sets the handlers of an accepted stream, or puts others in the place of those there. */
+  start(handlers: StreamHandlers): void
+  /** Reads at most `target.length` bytes at a time, straight into it, until pause(). It may be ring memory. */
+  readInto(target: Uint8Array): void
+  pause(): void
+  /**
+   * Writes the chunks in one call of the system. What the socket does not take is queued by reference: those bytes must
+   * stay as they are until onDrain. Returns the bytes queued. After end() or close() it takes nothing and returns 0.
+   */
+  write(chunks: Uint8Array[]): number
+  /** Ends the own direction behind what is queued. */
+  end(): void
+  /** At once, and silently: no handler is called after it. */
+  close(): void
+  /** As close(), with SO_LINGER 0. */
+  reset(): void
+  ref(): void
+  unref(): void
+}
+
+export interface StreamListenHandlers {
+  /** It reads nothing before start() and readInto(). */
+  onConnection(stream: NativeStream): void
+  /** A connection had to be turned away (out of descriptors or memory); listening goes on. */
+  onRefused(error: NodeJS.ErrnoException): void
+}
+
+export interface NativeStreamListener {
+  /** what it is bound to: with port VMADDR_PORT_ANY, the port that the system chose */
+  readonly local: { path: string } | { cid: number; port: number }
+  /** Removes the file that it made, when it still stands there. */
+  close(): void
+  ref(): void
+  unref(): void
+}
+
+/** Any port, any CID (linux/vm_sockets.h: VMADDR_PORT_ANY, VMADDR_CID_ANY). */
+export const VSOCK_ANY = 0xffffffff
+
+export interface StreamFunctions {
+  /**
+   * Never throws but for wrong arguments: failures go to onClose. `timeout`: ms, by default none for a Unix socket and
+   * the kernel's two seconds for a virtio socket (ETIMEDOUT). `buffer`: bytes of the kernel's buffers.
+   */
+  streamConnect(
+    address: StreamAddress,
+    handlers: StreamHandlers,
+    options?: { timeout?: number; buffer?: number },
+  ): NativeStream
+  /**
+   * Throws EADDRINUSE, EACCES, … in libuv's shape. A path is made as unixListen makes it (`mode` 0600 unless given);
+   * `fd`: a descriptor from unixListen instead, taken over.
+   */
+  streamListen(
+    address: StreamAddress,
+    options: { backlog?: number; mode?: number; buffer?: number; fd?: number },
+    handlers: StreamListenHandlers,
+  ): NativeStreamListener
+  /** The CID of this machine. Throws ENODEV without virtio sockets, EACCES without permission for /dev/vsock. */
+  vsockLocalCid(): number
+}
+
 export interface OsFunctions {
   /**
    * Binds and listens with the given file mode (and group id, −1: keep); returns the descriptor. Throws EADDRINUSE when
@@ -388,7 +482,7 @@ export interface OsFunctions {
   readonly buildInfo: { version: string; sanitizer: string; arch: string }
 }
 
-export interface NativeBinding extends EndFunctions, OsFunctions {
+export interface NativeBinding extends EndFunctions, OsFunctions, StreamFunctions {
   Region: RegionConstructor
   Peer: PeerConstructor
   Device: DeviceConstructor
