@@ -157,6 +157,10 @@ export const errorTable = {
       'the other side is there, but declined: too many channels, or it did not understand a required option',
     cure: 'read the reason in the message; free channels or update the other side',
   },
+  ERR_VMRING_RELAY_ADDRESS: {
+    raised: 'the relay address is malformed',
+    cure: "use 'unix:PATH', 'vsock:CID:PORT' (the host is CID 2), or 'none'",
+  },
   ERR_VMRING_POLICY: {
     raised: 'the policy of the relay does not allow this peer to listen under or connect to that service',
     cure: 'ask whoever runs `vmring host`: a rule in its --policy file must name this origin (cid:N or uid:N) and the service',

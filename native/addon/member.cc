@@ -15,7 +15,7 @@ Member::Member(Module& module, std::shared_ptr<Mapping> mapping, const Geometry&
                const MemberOptions& options, MemberListener* listener, uint32_t* ready)
     : EndOwner(module.ends), module_(module), mapping_(std::move(mapping)), geometry_(geometry), options_(options),
       listener_(listener), ready_(ready),
-      incarnation_(options.incarnation != 0 ? options.incarnation : random_nonce()),
+      incarnation_(random_nonce()),
       memory_(geometry.heap_begin(), geometry.section_size), others_(geometry.sections),
       watch_(std::make_unique<Watch[]>(geometry.sections)),
       sleeper_(view_of(options.section).sleep_word(), incarnation_) {

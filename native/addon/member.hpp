@@ -50,7 +50,6 @@ struct MemberOptions {
   uint32_t section = 0;
   uint32_t peer_id = 0;
   uint8_t uuid[16] = {};
-  uint32_t incarnation = 0; // 0: a new one; else that of this process in another region
   Mode mode = Mode::adaptive;
   int doorbell = -1;
   uint32_t vector = 0;

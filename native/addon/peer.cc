@@ -97,8 +97,6 @@ void Peer::construct(napi_env env, const Napi::CallbackInfo& info) {
   member.doorbell =
       static_cast<int>(to_integer(env, property(env, options, "doorbell"), "the doorbell", -1, INT32_MAX));
   member.vector = static_cast<uint32_t>(to_integer(env, property(env, options, "vector"), "the vector", 0, kMaxVector));
-  const napi_value incarnation = property(env, options, "incarnation");
-  if (type_of(env, incarnation) != napi_undefined) member.incarnation = to_u32(env, incarnation, "the incarnation");
   const napi_value device = property(env, options, "device");
   if (type_of(env, device) != napi_undefined) member.ringer = Device::from(env, device).ringer();
   static constexpr const char* kNames[3] = {"onReady", "onControl", "onPeer"};

@@ -138,8 +138,6 @@ export interface PeerOptions {
   /** own eventfd, taken over; −1: no interrupts, poll with bounded back-off */
   doorbell: number
   vector: number
-  /** of this process in another region that it is a member of too; default: a new one */
-  incarnation?: number
   /** rings the peers that no descriptor leads to */
   device?: NativeDevice
   /** `count` pairs {end id, Ready bits} stand in `ready` */

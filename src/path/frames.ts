@@ -45,6 +45,8 @@ export const Flag = {
   DONE: 8,
   /** MOVED: the proposer has switched as well */
   CONFIRM: 16,
+  /** ASK_MOVE: stay there as long as that path lives */
+  KEEP: 32,
 } as const
 
 /** Field types. */
@@ -77,6 +79,7 @@ export const Reason = {
   DESTROYED: 5,
   PROTOCOL: 6,
   SECTION_FULL: 7,
+  POLICY: 16,
 } as const
 
 /** No field may be longer; reasons are cut, service names are checked by who sets them. */

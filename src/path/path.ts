@@ -8,16 +8,17 @@
 import type { RecordCounts } from '../errors.js'
 import type { EndHandle } from '../ring/ends.js'
 
-/** A process: its UUID, and which of its starts. */
+/** A process. Its UUID is new at every start. */
 export interface PeerRef {
   readonly uuid: Uint8Array
+  /** as a member of a region: changes when it leaves that and comes back; 0 where nothing has said one */
   readonly incarnation: number
   /** index in the region's peer table, −1 when it is reached without a region */
   readonly section: number
 }
 
-export function peerKey(uuid: Uint8Array, incarnation: number): string {
-  return `${Buffer.from(uuid.buffer, uuid.byteOffset, uuid.byteLength).toString('hex')}:${incarnation}`
+export function peerKey(uuid: Uint8Array): string {
+  return Buffer.from(uuid.buffer, uuid.byteOffset, uuid.byteLength).toString('hex')
 }
 
 /** Bytes of a channel id on the wire: initiator UUID (16), its incarnation (4), a counter (4). */
@@ -72,6 +73,8 @@ export interface PathEvents {
   onFrame(path: Path, frame: Uint8Array): void
   /** The path is gone for good. */
   onLost(path: Path, error: Error): void
+  /** The remote has left it. It may have ended, or live on where other paths lead. */
+  onLeft(path: Path): void
   onStalled(path: Path, stalled: boolean): void
 }
 
@@ -84,6 +87,8 @@ export interface Path {
   readonly lost: boolean
   /** false when losing the path loses the outboxes on it */
   readonly keepsOutbox: boolean
+  /** Whether the remote may open channels to that service over this path; absent: to every one. */
+  readonly allows?: (service: string) => boolean
   events: PathEvents | null
   /** Sends a session frame, at most `maxFrame` bytes. It may get lost. */
   send(frame: Uint8Array): void

@@ -46,6 +46,7 @@ export interface FramePathOptions {
   /** first and longest retransmission interval, ms */
   retryFirst?: number
   retryMax?: number
+  allows?: (service: string) => boolean
 }
 
 const MAX_SESSION_FRAME = 2048
@@ -63,6 +64,7 @@ export class FramePath implements Path {
   lost = false
   congested = false
   events: PathEvents | null = null
+  readonly allows?: (service: string) => boolean
   readonly retryFirst: number
   readonly retryMax: number
   readonly #wire: Wire
@@ -75,6 +77,7 @@ export class FramePath implements Path {
     watchPairs()
     this.name = wire.name
     this.remote = remote
+    if (options.allows !== undefined) this.allows = options.allows
     this.#wire = wire
     this.#capacity = options.capacity ?? 256 * 1024
     this.retryFirst = options.retryFirst ?? 50

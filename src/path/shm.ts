@@ -15,15 +15,7 @@ import {
   Status,
 } from '../native/types.js'
 import { dispatchReady, unwatchEnd, watchEnd } from '../ring/ends.js'
-import {
-  type EndEvents,
-  type EndSpec,
-  type Path,
-  type PathEnd,
-  type PathEvents,
-  type PeerRef,
-  peerKey,
-} from './path.js'
+import type { EndEvents, EndSpec, Path, PathEnd, PathEvents, PeerRef } from './path.js'
 
 const MAX_SESSION_FRAME = 1024
 const MAX_QUEUED_FRAMES = 1024
@@ -34,8 +26,6 @@ const SMALLEST_RING = 16 * 1024
 
 export interface ShmEvents {
   onPath(path: ShmPath): void
-  /** The process left or came back as another one. */
-  onGone(remote: PeerRef): void
   /** The memory itself is gone. */
   onLost(error: Error): void
 }
@@ -113,8 +103,7 @@ export class ShmNetwork {
     if (path === undefined) return
     if (event === PeerEvent.LEFT) {
       this.#paths.delete(key)
-      path.lost = true
-      this.#events.onGone(path.remote)
+      path.leave()
     } else {
       path.setStalled(event === PeerEvent.STALLED)
     }
@@ -124,7 +113,6 @@ export class ShmNetwork {
 export class ShmPath implements Path {
   readonly name = 'shm'
   readonly remote: PeerRef
-  readonly key: string
   keepsOutbox = false
   readonly maxFrame = MAX_SESSION_FRAME
   readonly network: ShmNetwork
@@ -138,7 +126,6 @@ export class ShmPath implements Path {
   constructor(network: ShmNetwork, remote: RemotePeer) {
     this.network = network
     this.remote = { uuid: remote.uuid, incarnation: remote.incarnation, section: remote.section }
-    this.key = peerKey(remote.uuid, remote.incarnation)
     this.stalled = remote.stalled
   }
 
@@ -181,10 +168,21 @@ export class ShmPath implements Path {
   }
 
   lose(error: Error): void {
-    if (this.lost) return
+    if (!this.#end()) return
+    this.events?.onLost(this, error)
+  }
+
+  /** The remote's section may be somebody else's soon; the own outboxes stay as they are. */
+  leave(): void {
+    this.keepsOutbox = true
+    if (this.#end()) this.events?.onLeft(this)
+  }
+
+  #end(): boolean {
+    if (this.lost) return false
     this.lost = true
     if (this.#timer !== null) clearTimeout(this.#timer)
-    this.events?.onLost(this, error)
+    return true
   }
 
   createEnd(spec: EndSpec): PathEnd {

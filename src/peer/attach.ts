@@ -1,20 +1,27 @@
 /** attach(): finds the region, joins it, and puts the layers together. */
+
+import { existsSync } from 'node:fs'
 import { defaultSocket } from '../default-socket.js'
 import { asError, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-import type { Geometry, Mode, NativeDevice, NativeRegion } from '../native/types.js'
+import type { Geometry, Mode, NativeDevice, NativeRegion, StreamAddress } from '../native/types.js'
 import { connectIvshmem } from '../path/ivshmem-client.js'
-import { parseRegion } from './address.js'
+import { RELAY_PORT } from '../path/relay-frames.js'
+import { parseRegion, parseRelay, relayText } from './address.js'
 import { findDevice, openDevice } from './device.js'
 import type { Peer } from './peer.js'
 import { joinRegion, type Seat } from './region.js'
+import { attachRelay } from './relay-only.js'
 
 export interface AttachOptions {
   /** 'unix:SOCKET', 'file:PATH', 'pci:0000:00:02.0', or null for none; default: VMRING_REGION, else what is found */
   region?: string | null
   /** how to wait for messages; default 'adaptive' */
   mode?: Mode
-  /** relay for peers that share no memory: 'unix:PATH' or 'vsock:CID:PORT' */
+  /**
+   * relay for peers that share no memory: 'unix:PATH', 'vsock:CID:PORT' or 'none'; default: VMRING_RELAY, else SOCKET.relay
+   * beside a daemon's socket, and the host (vsock:2:5790) in a guest
+   */
   relay?: string
   /** gives up with the signal's reason */
   signal?: AbortSignal
@@ -24,6 +31,7 @@ export interface AttachOptions {
   takeOver?: boolean
 }
 
+const VMADDR_CID_HOST = 2
 const BYTES_PER_SECTION = 1024 * 1024
 const MODES: readonly string[] = ['event', 'adaptive', 'busy']
 
@@ -51,12 +59,26 @@ async function attachTo(address: string | null, options: AttachOptions): Promise
       return attachFile(region.path, options)
     case 'pci':
       return attachDevice(region.device, options)
-    default:
+    default: {
+      const relay = relayFor(options, guestRelay())
+      if (relay !== null) return attachRelay(relay, options.signal)
       throw new VmringError(
-        'ERR_VMRING_NOT_SUPPORTED',
-        "region null: this version has no relay; name a 'unix:' or 'file:' region",
+        'ERR_VMRING_NO_REGION',
+        "neither region nor relay; name a relay in attach() or VMRING_RELAY: 'unix:PATH' or 'vsock:CID:PORT'",
       )
+    }
   }
+}
+
+/** The relay that was named; else the one that goes with the region. */
+function relayFor({ relay }: AttachOptions, usual: StreamAddress | null): StreamAddress | null {
+  const named = relay ?? (process.env.VMRING_RELAY || undefined)
+  return named === undefined ? usual : parseRelay(named)
+}
+
+/** In a guest with a virtio socket: the host. */
+function guestRelay(): StreamAddress | null {
+  return existsSync('/dev/vsock') ? { cid: VMADDR_CID_HOST, port: RELAY_PORT } : null
 }
 
 async function attachDefault(options: AttachOptions): Promise<Peer> {
@@ -73,9 +95,18 @@ async function attachDefault(options: AttachOptions): Promise<Peer> {
       'ivshmem device: none',
       `unix:${socket}: ${asError(error).message}`,
     ]
+    const relay = relayFor(options, guestRelay())
+    if (relay !== null) {
+      try {
+        return await attachRelay(relay, options.signal)
+      } catch (failure) {
+        options.signal?.throwIfAborted()
+        attempts.push(`relay ${relayText(relay)}: ${asError(failure).message}`)
+      }
+    }
     throw new VmringError(
       'ERR_VMRING_NO_REGION',
-      `no region found (${attempts.join('; ')}); start \`vmring host\`, or name a region in attach() or VMRING_REGION`,
+      `no region found (${attempts.join('; ')}); start \`vmring host\` (with --relay-vsock for guests without the device), or name a region in attach() or VMRING_REGION`,
       { cause: error, attempts },
     )
   }
@@ -84,7 +115,8 @@ async function attachDefault(options: AttachOptions): Promise<Peer> {
 async function attachSocket(path: string, options: AttachOptions): Promise<Peer> {
   const address = `unix:${path}`
   const again = () => connectSeat(path)
-  return joinRegion(address, await connectSeat(path, options.signal), options.mode, again)
+  const relay = relayFor(options, { path: `${path}.relay` })
+  return joinRegion(address, await connectSeat(path, options.signal), { mode: options.mode, again, relay })
 }
 
 async function connectSeat(path: string, signal?: AbortSignal): Promise<Seat> {
@@ -114,17 +146,34 @@ function attachFile(path: string, options: AttachOptions): Peer {
   }
 }
 
-/** A guest's device: in a daemon's region the section is that of its peer id. */
 function attachDevice(address: string, options: AttachOptions): Peer {
+  const relay = relayFor(options, guestRelay())
   const device = openDevice(address)
-  const { region, position } = device
+  const { region, kind } = device
   const name = `pci:${address}`
   try {
     if (region.blank || region.geometry().plain) return attachPlain(name, region, device, options)
-    const geometry = region.geometry()
-    const section = findEntry(region, geometry, position)
-    if (section < 0) throw tooManyPeers(name, geometry)
-    return joinRegion(name, { region, section, peerId: position, device }, options.mode)
+    const again = async () => {
+      const back = openDevice(address)
+      if (back.kind === kind) return deviceSeat(name, back)
+      back.close()
+      throw new VmringError('ERR_VMRING_DEVICE_DRIVER', `${name} is back, but without its driver`)
+    }
+    return joinRegion(name, deviceSeat(name, device), { mode: options.mode, again, relay })
+  } catch (error) {
+    region.close()
+    device.close()
+    throw error
+  }
+}
+
+/** In a daemon's region the section is that of the device's peer id. Closes the device when there is none. */
+function deviceSeat(name: string, device: NativeDevice): Seat {
+  const { region, position } = device
+  try {
+    const section = findEntry(region, region.geometry(), position)
+    if (section < 0) throw tooManyPeers(name, region.geometry())
+    return { region, section, peerId: position, device }
   } catch (error) {
     region.close()
     device.close()
@@ -145,7 +194,12 @@ function attachPlain(
   if (section < 0) throw tooManyPeers(address, geometry)
   try {
     const peerId = device?.interrupts ? device.position : (region.readEntry(section)?.peerId ?? section)
-    return joinRegion(address, { region, section, peerId, ...(device && { device }) }, options.mode)
+    const relay = relayFor(options, device === null ? null : guestRelay())
+    return joinRegion(
+      address,
+      { region, section, peerId, ...(device && { device }) },
+      { mode: options.mode, relay },
+    )
   } catch (error) {
     region.releaseEntry(section)
     throw error

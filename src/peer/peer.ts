@@ -96,13 +96,19 @@ export class Peer extends EventEmitter<PeerEvents> {
     return [...this.#hub.remotes.values()].map(describe)
   }
 
-  /** Listens under a service name. Rejects with EADDRINUSE when this peer already does. */
+  /** Listens under a service name. Rejects with EADDRINUSE when this peer already does, ERR_VMRING_POLICY when the relay forbids it. */
   async listen(service: string, options: ListenOptions = {}): Promise<Server> {
     checkService(service)
     checkSize('maxMessageSize', options.maxMessageSize)
     const server = new Server(this.#hub, this.#host, service, options)
     this.#servers.add(server)
     server.once('close', () => this.#servers.delete(server))
+    try {
+      await this.#hub.dialer?.listen(service)
+    } catch (error) {
+      await server.close()
+      throw error
+    }
     return server
   }
 

@@ -1,18 +1,19 @@
 /**
  * A peer's membership in its region: the layers put together, and what happens when the region goes.
  *
- * A daemon that is started again has a new region. This process then joins that too: new channels use it, those that were
+ * A daemon that is started again has a new region, and a device that was unplugged can come back. This process then joins that too: new channels use it, those that were
  * open go on in the old one, whose memory and eventfds need no daemon.
  */
 import { randomBytes } from 'node:crypto'
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-import type { Mode, NativeDevice, NativeRegion } from '../native/types.js'
+import type { Mode, NativeDevice, NativeRegion, StreamAddress } from '../native/types.js'
 import type { IvshmemConnection } from '../path/ivshmem-client.js'
 import { ShmNetwork } from '../path/shm.js'
 import { SessionHub } from '../session/hub.js'
 import { watchSysfs } from './device.js'
 import { Peer, type PeerBackend } from './peer.js'
+import { RelayClient } from './relay.js'
 import { Reporter } from './reporter.js'
 
 /** A section of a region that is ours. Without connection and device there are no interrupts. */
@@ -26,14 +27,16 @@ export interface Seat {
 
 const REJOIN_MS = 250
 
-/** `again` takes a seat anew when the daemon has gone; it rejects while there is none. */
-export function joinRegion(
-  address: string,
-  seat: Seat,
-  mode: Mode = 'adaptive',
-  again: (() => Promise<Seat>) | null = null,
-): Peer {
-  return new RegionBackend(address, seat, mode, again).peer
+export interface JoinOptions {
+  mode?: Mode | undefined
+  /** takes a seat anew when the daemon or the device has gone; rejects while there is none */
+  again?: () => Promise<Seat>
+  /** what carries channels when the memory does not */
+  relay: StreamAddress | null
+}
+
+export function joinRegion(address: string, seat: Seat, options: JoinOptions): Peer {
+  return new RegionBackend(address, seat, options).peer
 }
 
 interface Membership {
@@ -51,6 +54,7 @@ class RegionBackend implements PeerBackend {
   readonly #hub: SessionHub
   readonly #mode: Mode
   readonly #again: (() => Promise<Seat>) | null
+  readonly #relay: RelayClient | null
   /** the current one is the last */
   readonly #members: Membership[] = []
   #timer: NodeJS.Timeout | null = null
@@ -58,14 +62,16 @@ class RegionBackend implements PeerBackend {
   #held = true
   #closed = false
 
-  constructor(address: string, seat: Seat, mode: Mode, again: (() => Promise<Seat>) | null) {
+  constructor(address: string, seat: Seat, { mode = 'adaptive', again, relay }: JoinOptions) {
     this.address = address
     this.#mode = mode
-    this.#again = again
+    this.#again = again ?? null
     const network = this.#enter(seat)
     this.#hub = new SessionHub({ uuid: this.#uuid, incarnation: network.peer.incarnation })
     this.peer = new Peer(this.#hub, this)
     this.#hub.onReport = () => this.#current.reporter?.changed()
+    this.#relay = relay && new RelayClient(relay, this.#hub)
+    this.#hub.dialer = this.#relay
     this.#start()
   }
 
@@ -80,7 +86,6 @@ class RegionBackend implements PeerBackend {
   /** Becomes a member, which nobody hears of before #start(). */
   #enter(seat: Seat): ShmNetwork {
     const { region, section, peerId, connection, device } = seat
-    const before = this.#members.at(-1)
     const network = new ShmNetwork(
       region,
       {
@@ -90,13 +95,14 @@ class RegionBackend implements PeerBackend {
         mode: this.#mode,
         doorbell: connection?.takeVector(0) ?? device?.vector(0) ?? -1,
         vector: 0,
-        ...(before && { incarnation: before.network.peer.incarnation }),
         ...(device && { device }),
       },
       {
         onPath: (path) => this.#hub?.addPath(path),
-        onGone: (remote) => this.#hub?.peerGone(remote),
-        onLost: (error) => this.peer?.regionLost(error),
+        onLost: (error) => {
+          this.peer?.regionLost(error)
+          if (device !== undefined) this.#rejoinLater()
+        },
       },
     )
     // The peer's own handle decides whether the loop goes on.
@@ -134,7 +140,10 @@ class RegionBackend implements PeerBackend {
 
   #rejoinLater(): void {
     if (this.#closed || this.#again === null) return
-    this.#timer = setTimeout(() => void this.#rejoin(this.#again!), REJOIN_MS).unref()
+    this.#timer ??= setTimeout(() => {
+      this.#timer = null
+      void this.#rejoin(this.#again!)
+    }, REJOIN_MS).unref()
   }
 
   async #rejoin(again: () => Promise<Seat>): Promise<void> {
@@ -196,6 +205,7 @@ class RegionBackend implements PeerBackend {
   close(): void {
     this.#closed = true
     if (this.#timer !== null) clearTimeout(this.#timer)
+    this.#relay?.close()
     this.#unwatch?.()
     for (const member of this.#members) {
       member.reporter?.close()

@@ -1,8 +1,8 @@
 /**
  * All sessions of one peer: who is there, what they offer, and which frame belongs to whom. Path-independent; a session
- * may have several paths to the same process, which is known by its UUID and incarnation.
+ * may have several paths to the same process, which is known by its UUID.
  */
-import { addressInUse, connectionRefused, VmringError } from '../errors.js'
+import { addressInUse, VmringError } from '../errors.js'
 import {
   decodeFrame,
   encodeFrame,
@@ -13,12 +13,14 @@ import {
   Reason,
 } from '../path/frames.js'
 import { CHANNEL_ID_BYTES, type Path, type PathEvents, type PeerRef, peerKey } from '../path/path.js'
-import { openSession } from './open.js'
+import { connectService } from './connect.js'
+import type { Dialer } from './dialer.js'
 import { helloAcks, Remote } from './remote.js'
 import { defaultTiming, type Timing } from './repeat.js'
 import { closedRefusal } from './replies.js'
 import { MAX_CHANNELS, MAX_SERVICES, type PeerReport } from './report.js'
 import { Session } from './session.js'
+import { rank, Steward } from './steward.js'
 
 export { Remote } from './remote.js'
 
@@ -80,6 +82,9 @@ export class SessionHub implements PathEvents {
   readonly identity: HubIdentity
   readonly timing: Timing
   readonly remotes = new Map<string, Remote>()
+  readonly steward: Steward
+  /** makes paths that are not there yet; null: nobody does */
+  dialer: Dialer | null = null
   closed = false
   /** called when services or channels have come or gone */
   onReport: (() => void) | null = null
@@ -93,6 +98,7 @@ export class SessionHub implements PathEvents {
   constructor(identity: HubIdentity, timing: Partial<Timing> = {}) {
     this.identity = identity
     this.timing = { ...defaultTiming, ...timing }
+    this.steward = new Steward(this)
   }
 
   get sessionCount(): number {
@@ -106,50 +112,101 @@ export class SessionHub implements PathEvents {
   // ---- paths and remotes -----------------------------------------------------------------------------------------
 
   addPath(path: Path): Remote {
-    const key = peerKey(path.remote.uuid, path.remote.incarnation)
+    const key = peerKey(path.remote.uuid)
     let remote = this.remotes.get(key)
     if (remote === undefined) {
       remote = new Remote(path.remote, key, this.timing)
       this.remotes.set(key, remote)
     }
     path.events = this
-    // Of two ways of one kind the newer goes first: the region of a daemon that was started again.
-    const older = remote.paths.findIndex(({ name }) => name === path.name)
-    remote.paths.splice(older < 0 ? remote.paths.length : older, 0, path)
+    // The best first; of two ways of one kind the newer: the region of a daemon that was started again.
+    const worse = remote.paths.findIndex(({ name }) => name === path.name || rank(name) > rank(path.name))
+    remote.paths.splice(worse < 0 ? remote.paths.length : worse, 0, path)
+    this.steward.added(path)
     if (!remote.known) remote.greet()
     for (const session of [...remote.sessions]) session.mover.onPathAdded()
-    this.#notify()
+    this.steward.review(remote)
+    this.notify()
     return remote
   }
 
   onStalled(path: Path, stalled: boolean): void {
     const remote = this.#remoteOf(path)
     if (remote === undefined) return
+    this.steward.stalled(path, stalled)
     for (const session of [...remote.sessions]) if (session.path === path) session.client?.onStalled(stalled)
-    this.#notify()
+    this.steward.review(remote)
+    this.notify()
   }
 
   onLost(path: Path, error: Error): void {
     const remote = this.#remoteOf(path)
     if (remote === undefined) return
+    this.#drop(remote, path)
+    for (const session of [...remote.sessions]) session.onPathLost(path, error)
+    if (remote.paths.length === 0) this.#lookFor(remote, false)
+    this.notify()
+  }
+
+  onLeft(path: Path): void {
+    const remote = this.#remoteOf(path)
+    if (remote === undefined) return
+    this.#drop(remote, path)
+    if (remote.paths.length === 0 && this.dialer === null) {
+      this.peerGone(path.remote)
+      return
+    }
+    const error = new VmringError(
+      'ERR_VMRING_PEER_GONE',
+      `the process at the other end has left path ${path.name}`,
+    )
+    for (const session of [...remote.sessions]) session.onPathLeft(path, error)
+    if (remote.paths.length === 0) this.#lookFor(remote, true)
+    this.notify()
+  }
+
+  #drop(remote: Remote, path: Path): void {
     const at = remote.paths.indexOf(path)
     if (at >= 0) remote.paths.splice(at, 1)
-    for (const session of [...remote.sessions]) session.onPathLost(path, error)
-    this.#notify()
+  }
+
+  /** A process with no path left: has it ended, or can it be reached in another way? `left`: it went by itself, so it must be found at once. */
+  #lookFor(remote: Remote, left: boolean): void {
+    if (remote.sessions.size === 0) {
+      remote.stop()
+      this.remotes.delete(remote.key)
+      return
+    }
+    if (this.dialer === null) return // the channels wait for a path, for a while
+    this.reach(remote).catch((error: { code?: string }) => {
+      if (this.closed || remote.paths.length > 0 || this.remotes.get(remote.key) !== remote) return
+      if (left || error.code === 'ERR_VMRING_UNKNOWN_PEER') this.peerGone(remote.ref)
+      else setTimeout(() => this.#lookFor(remote, false), this.timing.retryMax).unref()
+    })
+  }
+
+  /** Has a new path made to that process; one attempt at a time. */
+  reach(remote: Remote): Promise<void> {
+    if (this.dialer === null)
+      return Promise.reject(new VmringError('ERR_VMRING_NO_PATH', 'there is no relay'))
+    remote.reaching ??= this.dialer.dialPeer(remote.ref).finally(() => {
+      remote.reaching = null
+    })
+    return remote.reaching
   }
 
   /** The process left, or started anew: final. */
-  peerGone(ref: PeerRef): void {
-    const remote = this.remotes.get(peerKey(ref.uuid, ref.incarnation))
+  peerGone(ref: Pick<PeerRef, 'uuid'>): void {
+    const remote = this.remotes.get(peerKey(ref.uuid))
     if (remote === undefined) return
     this.remotes.delete(remote.key)
     remote.stop()
     for (const session of [...remote.sessions]) session.peerGone()
-    this.#notify()
+    this.notify()
   }
 
   #remoteOf(path: Path): Remote | undefined {
-    return this.remotes.get(peerKey(path.remote.uuid, path.remote.incarnation))
+    return this.remotes.get(peerKey(path.remote.uuid))
   }
 
   /** Resolves at the next change of remotes, paths or services, or after `timeout` ms, or when the signal aborts. */
@@ -167,7 +224,8 @@ export class SessionHub implements PathEvents {
     })
   }
 
-  #notify(): void {
+  /** Wakes whoever waits in change(). */
+  notify(): void {
     for (const done of [...this.#changed]) done()
   }
 
@@ -184,6 +242,7 @@ export class SessionHub implements PathEvents {
 
   unlisten(service: string): void {
     if (!this.#listeners.delete(service)) return
+    this.dialer?.unlisten(service)
     this.#tell(FrameType.WITHDRAW, service)
     this.onReport?.()
   }
@@ -197,35 +256,9 @@ export class SessionHub implements PathEvents {
 
   /** Opens a channel to whoever listens under `service`. Rejects with ECONNREFUSED, ERR_VMRING_NO_PATH, and what the attempts met. */
   async connect(service: string, options: ConnectOptions = {}): Promise<Session> {
-    const { signal } = options
-    const deadline = performance.now() + (options.wait ?? 0)
-    const helloDeadline = performance.now() + this.timing.helloLimit
-    const attempts: string[] = []
-    let lastError: Error | null = null
-    for (;;) {
-      signal?.throwIfAborted()
-      if (this.closed) throw new VmringError('ERR_VMRING_CLOSED', 'this peer is closed; attach() a new one')
-      const remotes = [...this.remotes.values()]
-      for (const remote of remotes.filter((r) => r.services.has(service)).sort(stalledLast)) {
-        const outcome = await openSession(this, remote, service, options)
-        if (outcome.session !== null) {
-          this.onReport?.()
-          return outcome.session
-        }
-        attempts.push(...outcome.attempts)
-        lastError = outcome.error ?? lastError
-      }
-      signal?.throwIfAborted()
-      const now = performance.now()
-      const silent = remotes.some((r) => !r.known && !r.stalled)
-      const until = silent ? Math.max(deadline, helloDeadline) : deadline
-      if (now >= until) break
-      // ANNOUNCE may get lost: ask again now and then.
-      await this.change(Math.min(until - now, 250), signal)
-      if (!silent) for (const remote of this.remotes.values()) remote.greet()
-    }
-    if (lastError !== null && (lastError as VmringError).code !== 'ECONNREFUSED') throw lastError
-    throw connectionRefused(service, [...new Set(attempts)].slice(-8))
+    const session = await connectService(this, service, options)
+    this.onReport?.()
+    return session
   }
 
   /** What `vmring ls` shows of this process. */
@@ -268,7 +301,7 @@ export class SessionHub implements PathEvents {
     session.remote.sessions.delete(session)
     this.onReport?.()
     this.#bury(session.key, session.orderly)
-    this.#notify()
+    this.notify()
   }
 
   #bury(key: string, orderly: boolean): void {
@@ -287,16 +320,17 @@ export class SessionHub implements PathEvents {
     const remote = this.#remoteOf(path)
     const frame = decodeFrame(bytes)
     if (remote === undefined || frame === null || this.closed) return
+    this.steward.heard(path)
     switch (frame.type) {
       case FrameType.HELLO:
         for (const ack of helloAcks(this.#listeners.keys(), ++this.#serial, path.maxFrame)) path.send(ack)
         return
       case FrameType.HELLO_ACK:
-        if (remote.onHelloAck(frame)) this.#notify()
+        if (remote.onHelloAck(frame)) this.notify()
         return
       case FrameType.ANNOUNCE:
         if (frame.service !== undefined) remote.onAnnounce(frame.service)
-        this.#notify()
+        this.notify()
         return
       case FrameType.WITHDRAW:
         if (frame.service !== undefined) remote.services.delete(frame.service)
@@ -368,11 +402,12 @@ export class SessionHub implements PathEvents {
     ) {
       return refusal(Reason.PROTOCOL, 'the request is incomplete')
     }
-    const initiator = peerKey(
-      frame.channel.subarray(0, 16),
-      new DataView(frame.channel.slice().buffer).getUint32(16, true),
-    )
-    if (initiator !== remote.key) return refusal(Reason.PROTOCOL, 'the channel id belongs to somebody else')
+    if (peerKey(frame.channel.subarray(0, 16)) !== remote.key)
+      return refusal(Reason.PROTOCOL, 'the channel id belongs to somebody else')
+    if (path.allows?.(service) === false)
+      return refusal(Reason.POLICY, `the policy of the relay does not allow '${service}'`)
+    if (this.steward.avoids(path.name))
+      return refusal(Reason.LIMIT, `this process has been moved off path ${path.name}`)
     const listener = this.#listeners.get(service)
     if (listener === undefined) return refusal(Reason.NO_SERVICE, 'nobody listens under this name')
     if (remote.sessions.size >= MAX_SESSIONS_PER_REMOTE) return refusal(Reason.LIMIT, 'too many channels')
@@ -431,10 +466,11 @@ export class SessionHub implements PathEvents {
       await this.change(Math.min(10, Math.max(1, deadline - performance.now())))
     }
     this.closed = true
+    this.steward.close()
     for (const remote of this.remotes.values()) remote.stop()
     for (const session of [...this.#sessions.values()]) session.peerGone()
     this.remotes.clear()
-    this.#notify()
+    this.notify()
   }
 }
 
@@ -454,8 +490,4 @@ export function checkService(service: unknown): asserts service is string {
 
 function refusal(reason: number, text: string): Refusal {
   return { reason, text }
-}
-
-function stalledLast(a: Remote, b: Remote): number {
-  return Number(a.stalled) - Number(b.stalled)
 }

@@ -29,6 +29,7 @@ interface Candidate {
 
 interface Wish {
   name: string
+  keep: boolean
   resolve(): void
   reject(error: Error): void
 }
@@ -49,23 +50,48 @@ export class Mover {
   /** last epoch that the proposer is known to have switched to */
   #confirmed = 0
   #pathError: Error | null = null
+  /** path that the application has asked for: kept as long as it lives */
+  pinned: string | null = null
+  /** see Steward: ms a better path must have been good, when this one failed last, and until when nothing is tried */
+  returnAfter: number
+  letDownAt = Number.NEGATIVE_INFINITY
+  calmUntil = Number.NEGATIVE_INFINITY
 
   constructor(session: Session, timing: Timing) {
     this.#session = session
     this.#timing = timing
+    this.returnAfter = timing.returnAfter
     this.#moving = new Repeat(timing)
     this.#asking = new Repeat(timing)
   }
 
   /** Resolves when both directions have moved to the path of that name. */
-  use(name: string): Promise<void> {
-    const { remote, service } = this.#session
+  async use(name: string): Promise<void> {
+    const { remote, service, hub } = this.#session
+    if (remote.pathNamed(name) === null && hub.dialer?.names.includes(name)) await hub.reach(remote)
+    if (remote.pathNamed(name) === null) throw noPath(service, name, remote.pathNames())
+    await this.#wish(name, true)
+    this.pinned = name
+  }
+
+  /** As use(), of our own accord: when it does not work, it may be tried again later. `keep`: do not come back by yourself. */
+  prefer(name: string, keep = false): void {
+    const session = this.#session
+    if (session.state !== 'open' || session.path.name === name || session.remote.pathNamed(name) === null)
+      return
+    if (this.#wishes.some((wish) => wish.name === name)) return
+    this.#wish(name, keep).catch(() => {
+      this.calmUntil = performance.now() + this.returnAfter
+    })
+  }
+
+  #wish(name: string, keep: boolean): Promise<void> {
+    const { state, error, service } = this.#session
+    if (state === 'closed')
+      return Promise.reject(error ?? new VmringError('ERR_VMRING_CLOSED', `channel '${service}' is closed`))
     return new Promise((resolve, reject) => {
-      if (remote.pathNamed(name) === null) reject(noPath(service, name, remote.pathNames()))
-      else {
-        this.#wishes.push({ name, resolve, reject })
-        this.#advance()
-      }
+      this.#wishes.push({ name, keep, resolve, reject })
+      this.#advance()
     })
   }
 
@@ -134,9 +160,11 @@ export class Mover {
   #ask(): void {
     const { id, epoch, path } = this.#session
     const frame = { type: FrameType.ASK_MOVE, channel: id, epoch }
-    const name = this.#wishes[0]?.name
-    if (name !== undefined) this.#session.sendControl(encodeFrame({ ...frame, path: name }))
-    else if (path.lost) this.#session.sendControl(encodeFrame(frame))
+    const wish = this.#wishes[0]
+    if (wish !== undefined) {
+      const flags = wish.keep ? Flag.KEEP : 0
+      this.#session.sendControl(encodeFrame({ ...frame, flags, path: wish.name }))
+    } else if (path.lost) this.#session.sendControl(encodeFrame(frame))
     else this.#asking.stop()
   }
 
@@ -174,6 +202,10 @@ export class Mover {
   onPathLost(path: Path, error: Error): void {
     const session = this.#session
     this.#pathError = error
+    if (session.path === path) {
+      if (this.pinned === path.name) this.pinned = null
+      session.hub.steward.letDown(session)
+    }
     if (this.#candidate?.path === path) this.#abandon(error)
     else this.#advance()
     if (session.remote.livePath() === null && session.state !== 'closed') this.#awaitPath()
@@ -282,21 +314,17 @@ export class Mover {
       return
     }
     if (frame.epoch <= session.epoch || frame.epoch <= this.#highest) return
+    if (session.hub.steward.avoids(path.name)) {
+      this.#refuse(path, frame.epoch, Reason.LIMIT, `this process has been moved off path ${path.name}`)
+      return
+    }
     let end: PathEnd | null = null
     try {
       end = path.createEnd({ channel: session.id, epoch: frame.epoch, capacity: session.capacity })
       end.attach(frame.offer)
     } catch (error) {
       end?.destroy()
-      path.send(
-        encodeFrame({
-          type: FrameType.REFUSE,
-          channel: session.id,
-          epoch: frame.epoch,
-          reason: Reason.SECTION_FULL,
-          text: (error as Error).message,
-        }),
-      )
+      this.#refuse(path, frame.epoch, Reason.SECTION_FULL, (error as Error).message)
       return
     }
     const next = session.freeze()
@@ -352,6 +380,7 @@ export class Mover {
     }
     session.retire(old, session.epoch)
     session.pathChanges++
+    session.hub.steward.review(session.remote)
     const changed = old.path.name !== end.path.name
     session.adopt(end, epoch, remoteNext, next)
     if (session.initiator) this.#confirm()
@@ -384,17 +413,23 @@ export class Mover {
     }
     const path =
       frame.path === undefined ? session.remote.livePath(here) : session.remote.pathNamed(frame.path)
-    const error = path === null ? new Error(`no path ${frame.path ?? ''} leads there`) : this.#propose(path)
-    if (error === null) return
-    arrival.send(
-      encodeFrame({
-        type: FrameType.REFUSE,
-        channel: session.id,
-        epoch: frame.epoch,
-        reason: Reason.LIMIT,
-        text: error.message,
-      }),
-    )
+    const { hub, remote } = session
+    if (path !== null) {
+      if ((frame.flags & Flag.KEEP) !== 0) this.pinned = path.name
+      const error = this.#propose(path)
+      if (error !== null) this.#refuse(arrival, frame.epoch, Reason.LIMIT, error.message)
+    } else if (frame.path === undefined || hub.dialer?.names.includes(frame.path)) {
+      // asked again once the path is there
+      hub
+        .reach(remote)
+        .catch((error: Error) => this.#refuse(arrival, frame.epoch, Reason.LIMIT, error.message))
+    } else {
+      this.#refuse(arrival, frame.epoch, Reason.LIMIT, `no path ${frame.path} leads there`)
+    }
+  }
+
+  #refuse(path: Path, epoch: number, reason: number, text: string): void {
+    path.send(encodeFrame({ type: FrameType.REFUSE, channel: this.#session.id, epoch, reason, text }))
   }
 }
 

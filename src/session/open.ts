@@ -2,6 +2,7 @@
 import { VmringError } from '../errors.js'
 import { encodeFrame, FrameType, Reason } from '../path/frames.js'
 import type { Path, PathEnd } from '../path/path.js'
+import { abortable } from './dialer.js'
 import {
   type ConnectOptions,
   channelKey,
@@ -28,10 +29,25 @@ export async function openSession(
   const attempts: string[] = []
   let error: Error | null = null
   let met = false
-  for (const name of options.paths ?? remote.pathNames()) {
+  let unreachable: string | null = null
+  const dialable = hub.dialer?.names ?? []
+  for (const name of options.paths ?? new Set([...remote.pathNames(), ...dialable])) {
+    if (hub.steward.avoids(name)) {
+      attempts.push(`${name}: this process has been moved off it`)
+      continue
+    }
+    if (remote.pathNamed(name) === null && unreachable === null && dialable.includes(name)) {
+      // a relayed path has one name of two, whichever of them was asked for
+      if (options.paths === undefined && remote.paths.some((p) => dialable.includes(p.name))) continue
+      unreachable = await abortable(hub.reach(remote), options.signal).then(
+        () => null,
+        (thrown: Error) => thrown.message,
+      )
+      options.signal?.throwIfAborted()
+    }
     const path = remote.pathNamed(name)
     if (path === null) {
-      attempts.push(`${name}: not available to this peer`)
+      attempts.push(`${name}: ${unreachable ?? 'not available to this peer'}`)
       continue
     }
     met = true

@@ -14,6 +14,10 @@ export class Remote {
   readonly sessions = new Set<Session>()
   /** true once it has told all its services */
   known = false
+  /** 'cid:3' or 'uid:1000' by the relay's word; once known it cannot change */
+  origin: string | null = null
+  /** a path to it is being made */
+  reaching: Promise<void> | null = null
   readonly #hello: Repeat
   #parts: { serial: number; names: (string[] | undefined)[] } | null = null
 

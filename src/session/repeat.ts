@@ -9,6 +9,11 @@ export interface Timing {
   moveLimit: number
   /** how long a channel without any path waits for a new one, ms */
   pathGrace: number
+  /** how long a peer may be stalled on a path before its channels try another one, ms */
+  stallLimit: number
+  /** how long a better path must have been good before a channel returns to it, ms: at first, and at most */
+  returnAfter: number
+  returnMax: number
   /** how long connect() waits for the service lists of peers that are there, ms */
   helloLimit: number
 }
@@ -19,6 +24,9 @@ export const defaultTiming: Timing = {
   openLimit: 10_000,
   moveLimit: 3000,
   pathGrace: 5000,
+  stallLimit: 1000,
+  returnAfter: 2000,
+  returnMax: 60_000,
   helloLimit: 1000,
 }
 

@@ -433,7 +433,7 @@ export class Session implements EndEvents {
     this.hub.sessionDone(this)
     this.onOpened?.(
       new VmringError(
-        'ERR_VMRING_REFUSED',
+        reason === Reason.POLICY ? 'ERR_VMRING_POLICY' : 'ERR_VMRING_REFUSED',
         `'${this.service}' was refused: ${frame.text || `reason ${reason}`}`,
         {
           details: { reason, capacity: frame.capacity },
@@ -468,6 +468,16 @@ export class Session implements EndEvents {
     }
     this.out.update()
     this.mover.onPathLost(path, error)
+  }
+
+  /** The other side is no member there any more. What it had sent and was not read here, it sends again elsewhere. */
+  onPathLeft(path: Path, error: Error): void {
+    if (this.end.path === path && this.end.id >= 0 && this.state !== 'closed') {
+      // its section may soon be another's
+      this.receiveId = -1
+      native.endStopReading(this.end.id)
+    }
+    this.onPathLost(path, error)
   }
 
   /** The memory went away, and what was in it: name the range in doubt. */

@@ -26,7 +26,7 @@ interface Held {
   sequence: number
 }
 
-const LIMIT_MS = 4000
+const LIMIT_MS = 20_000
 const HOLD_MS = 12
 
 /** Throws when anything was lost, doubled, reordered or changed, or when something stays behind. */

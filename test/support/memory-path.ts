@@ -165,6 +165,9 @@ export const fastTiming: Timing = {
   moveLimit: 1000,
   pathGrace: 400,
   helloLimit: 1000,
+  stallLimit: 200,
+  returnAfter: 200,
+  returnMax: 2000,
 }
 
 export interface Side {
