@@ -157,6 +157,34 @@ export const errorTable = {
       'the other side is there, but declined: too many channels, or it did not understand a required option',
     cure: 'read the reason in the message; free channels or update the other side',
   },
+  ERR_VMRING_POLICY: {
+    raised: 'the policy of the relay does not allow this peer to listen under or connect to that service',
+    cure: 'ask whoever runs `vmring host`: a rule in its --policy file must name this origin (cid:N or uid:N) and the service',
+  },
+  ERR_VMRING_POLICY_FILE: {
+    raised: 'the policy file cannot be read or has an error; `field` names the place',
+    cure: 'correct the file (docs/guides/relay.md has its form); a running daemon keeps the policy that it had',
+  },
+  ERR_VMRING_UNKNOWN_PEER: {
+    raised: 'no such process has a connection to the relay, or it did not answer the call',
+    cure: '`vmring ls` lists who is there; start the other process, or let it use the relay',
+  },
+  ERR_VMRING_IDENTITY: {
+    raised: 'a process claimed to be a peer that the relay knows from another guest or user',
+    cure: 'run both from the same guest or user; if nobody did this on purpose, look at the log of the daemon',
+  },
+  ERR_VMRING_RELAY_BUSY: {
+    raised: 'the relay has no room: too many connections, services or calls of this guest or user',
+    cure: 'close some, or try again later; docs/protocol.md lists the limits',
+  },
+  ERR_VMRING_RELAY_VERSION: {
+    raised: 'the relay speaks another version of the protocol',
+    cure: 'use the same major version of vmring on all sides',
+  },
+  ERR_VMRING_RELAY_PROTOCOL: {
+    raised: 'the relay did not understand this side, or this side took too long',
+    cure: 'check that the address is that of a `vmring host` relay (SOCKET.relay), and update both sides',
+  },
   ERR_VMRING_TIMEOUT: {
     raised: 'the other side did not answer in time',
     cure: 'see whether its event loop is blocked; try again',

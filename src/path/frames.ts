@@ -57,6 +57,12 @@ export const Field = {
   NEXT: 6,
   PART: 8,
   PATH: 9,
+  // the relay's (relay-frames.ts)
+  PEER: 10,
+  TARGET: 11,
+  TOKEN: 12,
+  ORIGIN: 13,
+  GRANT: 14,
 } as const
 
 const MUST_UNDERSTAND = 0x8000
@@ -75,6 +81,17 @@ export const Reason = {
 
 /** No field may be longer; reasons are cut, service names are checked by who sets them. */
 export const MAX_TEXT_BYTES = 255
+/** PEER and TARGET: UUID and incarnation of a process. */
+const PEER_BYTES = 20
+export const TOKEN_BYTES = 16
+
+/** A process as PEER and TARGET name it. */
+export interface PeerName {
+  /** 16 bytes */
+  readonly uuid: Uint8Array
+  /** never 0 */
+  readonly incarnation: number
+}
 
 export interface Frame {
   type: number
@@ -93,6 +110,12 @@ export interface Frame {
   /** HELLO_ACK: names of one part */
   part?: { serial: number; index: number; count: number }
   services?: string[]
+  peer?: PeerName
+  target?: PeerName
+  token?: Uint8Array
+  origin?: string
+  /** every GRANT, in order */
+  grants?: string[]
   /** set when a required field is not known here: the frame must be refused, not obeyed */
   notUnderstood?: boolean
 }
@@ -115,6 +138,13 @@ function u32(...values: number[]): Uint8Array {
   values.forEach((value, i) => {
     view.setUint32(i * 4, value, true)
   })
+  return bytes
+}
+
+function peerBytes({ uuid, incarnation }: PeerName): Uint8Array {
+  const bytes = new Uint8Array(PEER_BYTES)
+  bytes.set(uuid.subarray(0, 16))
+  bytes.set(u32(incarnation), 16)
   return bytes
 }
 
@@ -157,6 +187,11 @@ export function encodeFrame(init: FrameInit): Uint8Array {
     fields.push([Field.PART, u32(init.part.serial, init.part.index, init.part.count)])
     for (const name of init.services ?? []) fields.push([Field.SERVICE, textBytes(name)])
   }
+  if (init.peer !== undefined) fields.push([Field.PEER, peerBytes(init.peer)])
+  if (init.target !== undefined) fields.push([Field.TARGET, peerBytes(init.target)])
+  if (init.token !== undefined) fields.push([Field.TOKEN, init.token])
+  if (init.origin !== undefined) fields.push([Field.ORIGIN, textBytes(init.origin)])
+  for (const pattern of init.grants ?? []) fields.push([Field.GRANT, textBytes(pattern)])
   let length = 0
   for (const [, bytes] of fields) length += 4 + ((bytes.length + 3) & ~3)
   const frame = new Uint8Array(HEADER_BYTES + length)
@@ -256,6 +291,27 @@ function readField(frame: Frame, type: number, value: Uint8Array): boolean {
     case Field.PATH:
       if (value.length > MAX_TEXT_BYTES) return false
       frame.path ??= decoder.decode(value)
+      return true
+    case Field.PEER:
+    case Field.TARGET: {
+      if (value.length !== PEER_BYTES) return false
+      const incarnation = view.getUint32(16, true)
+      if (incarnation === 0) return false
+      frame[type === Field.PEER ? 'peer' : 'target'] ??= { uuid: value.slice(0, 16), incarnation }
+      return true
+    }
+    case Field.TOKEN:
+      if (value.length !== TOKEN_BYTES) return false
+      frame.token ??= value.slice()
+      return true
+    case Field.ORIGIN:
+      if (value.length > MAX_TEXT_BYTES) return false
+      frame.origin ??= decoder.decode(value)
+      return true
+    case Field.GRANT:
+      if (value.length > MAX_TEXT_BYTES) return false
+      frame.grants ??= []
+      frame.grants.push(decoder.decode(value))
       return true
     default:
       if (value.length !== 12 || frame.part !== undefined) return false
