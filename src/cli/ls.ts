@@ -3,6 +3,7 @@ import { Command } from 'commander'
 import { defaultSocket } from '../default-socket.js'
 import { VmringError } from '../errors.js'
 import { type HostPeer, type HostStatus, hostStatus } from '../host/admin-client.js'
+import type { RelayStatus } from '../host/relay-status.js'
 import { describeFailure } from './failure.js'
 import { bytes, printJson, table } from './output.js'
 import { explainSocket } from './sockets.js'
@@ -116,7 +117,7 @@ async function readFile(file: string): Promise<FileStatus> {
 function hostText(status: HostStatus): string {
   const { region, peers } = status
   const head = `unix:${status.socket}  ${bytes(region.size)}, ${region.sections} sections (${region.freeSections} free), daemon ${status.pid} since ${duration(status.uptime)}\n`
-  if (peers.length === 0) return `${head}  nobody has joined\n`
+  if (peers.length === 0) return `${head}  nobody has joined\n${relayText(status.relay)}`
   const rows = [['  peer', 'section', 'pid', 'uid', 'since', 'waiting']]
   for (const peer of peers) {
     rows.push([
@@ -128,7 +129,13 @@ function hostText(status: HostStatus): string {
       String(peer.queued),
     ])
   }
-  return head + table(rows, [0, 1, 2, 3, 4, 5]) + servicesText(peers) + channelsText(peers)
+  return (
+    head +
+    table(rows, [0, 1, 2, 3, 4, 5]) +
+    servicesText(peers) +
+    channelsText(peers) +
+    relayText(status.relay)
+  )
 }
 
 const who = (peer: HostPeer | undefined) => (peer === undefined ? 'somebody else' : `process ${peer.pid}`)
@@ -158,6 +165,36 @@ function channelsText(peers: HostPeer[]): string {
     if (more > 0) rest.push([`  and ${more} channels more`, who(peer)])
   }
   return table([...[...seen.values()].map(({ row }) => row), ...rest])
+}
+
+/** Names from guests may hold anything; a terminal must not obey them. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are the ones to be shown harmless
+const plain = (name: string) => name.replace(/[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g, '?')
+
+function relayText(relay: RelayStatus | null): string {
+  if (relay === null) return ''
+  const where = [relay.unix, relay.vsock === null ? null : `vsock port ${relay.vsock}`].filter(
+    (a) => a !== null,
+  )
+  const policy = relay.policy === null ? 'no policy' : `policy ${relay.policy.file}`
+  const head = `  relay ${where.join(', ')}  ${policy}, ${relay.splices} connections\n`
+  const rows = relay.peers.map((peer) => {
+    const more = peer.serviceCount - peer.services.length
+    const services = peer.services.map(plain).join(' ') + (more > 0 ? ` and ${more} more` : '')
+    const state = [peer.present ? '' : 'gone', peer.revoked ? 'revoked' : ''].join(' ').trim()
+    return [
+      `  ${peer.origin}`,
+      peer.uuid,
+      peer.pid === null ? '' : `process ${peer.pid}`,
+      `${peer.connections} connections`,
+      `${bytes(peer.sent)} sent`,
+      `${bytes(peer.received)} received`,
+      state,
+      services,
+    ]
+  })
+  const refused = Object.entries(relay.counters.refused).map(([reason, count]) => `${count} ${reason}`)
+  return head + table(rows) + (refused.length === 0 ? '' : `  refused ${refused.join(', ')}\n`)
 }
 
 function fileText(status: FileStatus): string {

@@ -10,6 +10,7 @@ import { describeFailure, EXIT_USAGE, exitCodeOf } from './failure.js'
 import { formatCommand } from './format.js'
 import { Interrupted } from './interrupt.js'
 import { lsCommand } from './ls.js'
+import { revokeCommand } from './revoke.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string
@@ -65,6 +66,7 @@ for (const command of [
   demoCommand(),
   catCommand(),
   lsCommand(),
+  revokeCommand(),
   formatCommand(),
   bindCommand(),
   unbindCommand(),

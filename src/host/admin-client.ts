@@ -1,6 +1,7 @@
 import { createConnection } from 'node:net'
 import { VmringError } from '../errors.js'
 import type { PeerReport } from '../session/report.js'
+import type { RelayStatus } from './relay-status.js'
 
 /** What the daemon says about itself: the answer to `{"op":"status"}`. */
 export interface HostStatus {
@@ -27,6 +28,8 @@ export interface HostStatus {
     available: number
   }
   counters: HostCounters
+  /** null: the daemon runs without one */
+  relay: RelayStatus | null
 }
 
 export interface HostPeer {
@@ -115,6 +118,14 @@ export function askHost(
       })
     })
   })
+}
+
+/** The answer to `{"op":"revoke"}`. */
+export interface RevokeAnswer {
+  /** 32 hexadecimal digits */
+  uuid: string
+  /** control connections that were told */
+  told: number
 }
 
 /** The status of the daemon at `socket`; errors as askHost. */

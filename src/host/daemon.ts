@@ -6,11 +6,13 @@ import { native } from '../native/binding.js'
 import { EntryState, type FdListener, type FdSocket, type NativeRegion } from '../native/types.js'
 import { checkReport, type PeerReport } from '../session/report.js'
 import { AdminError, AdminServer } from './admin.js'
-import type { HostCounters, HostStatus } from './admin-client.js'
+import type { HostCounters, HostStatus, RevokeAnswer } from './admin-client.js'
 import { type Announcement, Client, createEventfds, SharedFds } from './client.js'
 import { PeerIds } from './ids.js'
 import { type Log, silent } from './log.js'
 import { argument, formatSize } from './options.js'
+import { openPolicy, readPolicy } from './policy.js'
+import { Relay } from './relay.js'
 import { SocketFile } from './socket-file.js'
 import { SectionTable } from './table.js'
 
@@ -35,6 +37,12 @@ export interface HostOptions {
   group?: number
   /** Messages that may wait for one client before it is closed; default 16384. Each may keep one descriptor open. */
   maxQueue?: number
+  /** path of the relay's socket; default: that of the socket with `.relay` behind it. false: none */
+  relayUnix?: string | false
+  /** virtio socket port of the relay; default: none */
+  relayVsock?: number
+  /** JSON file with what the relay allows; default: everybody who can open a socket may do everything */
+  policy?: string
   log?: Log
 }
 
@@ -54,7 +62,8 @@ interface HostEvents {
 
 /**
  * Starts the daemon: it makes a region, and speaks the ivshmem-server protocol to QEMU and to attach('unix:…').
- * Rejects with ERR_VMRING_ARGUMENT, ERR_VMRING_REGION_SIZE, EADDRINUSE (a daemon answers at the path), or the system's error.
+ * Rejects with ERR_VMRING_ARGUMENT, ERR_VMRING_REGION_SIZE, ERR_VMRING_POLICY_FILE, EADDRINUSE (a daemon answers at the path), or
+ * the system's error.
  */
 export async function startHost(options: HostOptions = {}): Promise<Host> {
   return new Host(options)
@@ -76,6 +85,8 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
   readonly #files: SocketFile[] = []
   readonly #listener: FdListener
   readonly #admin: AdminServer
+  readonly #relay: Relay | null
+  readonly #policyFile: string | null
   readonly #beat: NodeJS.Timeout
   readonly #ids = new PeerIds()
   readonly #table: SectionTable
@@ -102,6 +113,7 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
     whole('sections', sections, 1, 256)
     whole('vectors', vectors, 1, 64)
     whole('mode', mode, 0, 0o777)
+    if (options.relayVsock !== undefined) whole('relayVsock', options.relayVsock, 1, 0xffff_fffe)
     if (!Number.isSafeInteger(size) || size < 2 ** 20 || 2 ** Math.round(Math.log2(size)) !== size) {
       throw new VmringError(
         'ERR_VMRING_REGION_SIZE',
@@ -115,6 +127,9 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
     this.#log = options.log ?? silent
     this.#maxQueue = options.maxQueue ?? 16384
     this.#table = new SectionTable(sections)
+    this.#policyFile = options.policy ?? null
+    // a file with an error in it leaves nothing behind
+    const policy = options.policy === undefined ? openPolicy : readPolicy(options.policy)
 
     this.#region = native.Region.create('vmring', size)
     try {
@@ -138,11 +153,22 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
       this.#region.close()
       throw error
     }
+    let relay: Relay | null = null
     try {
+      const { relayUnix = `${socket}.relay`, relayVsock } = options
+      let unix: SocketFile | undefined
+      if (relayUnix !== false) {
+        unix = new SocketFile(relayUnix, mode, group, '--relay-unix')
+        this.#files.push(unix)
+      }
+      if (unix !== undefined || relayVsock !== undefined)
+        relay = new Relay({ unix, vsock: relayVsock, policy, log: this.#log })
+      this.#relay = relay
       const administration = new SocketFile(`${socket}.admin`, mode, group)
       this.#files.push(administration)
       this.#admin = new AdminServer(administration, (request) => this.#administer(request), this.#log)
     } catch (error) {
+      relay?.close()
       this.#listener.close()
       this.unlink()
       this.#region.close()
@@ -178,7 +204,16 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
       })),
       ids: { available: this.#ids.available() },
       counters: { ...this.#counters },
+      relay: this.#relay?.status() ?? null,
     }
+  }
+
+  /** Reads the policy file again. Throws ERR_VMRING_POLICY_FILE, and keeps the policy that there was. */
+  reloadPolicy(): void {
+    if (this.#policyFile === null) throw argument('this daemon was started without a policy file')
+    const policy = readPolicy(this.#policyFile)
+    this.#relay?.setPolicy(policy)
+    this.#log('info', 'policy read again', { file: this.#policyFile, rules: policy.rules!.length })
   }
 
   /** Closes every connection and removes the socket files. Peers keep their mappings; they notice the closed connection. */
@@ -215,6 +250,7 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
     // Files first: whoever connects from here on finds nobody rather than a daemon that is going.
     this.unlink()
     this.#listener.close()
+    this.#relay?.close()
     for (const client of this.#clients.values()) client.destroy()
     this.#clients.clear()
     await this.#admin.close()
@@ -371,12 +407,40 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
     return null
   }
 
+  /** Moves a process off shared memory, or lets it come back: `peer` is a peer id or a UUID. */
+  #revoke({ peer, restore }: Record<string, unknown>): RevokeAnswer {
+    let uuid: string
+    if (typeof peer === 'string' && isUuid(peer)) uuid = peer.replaceAll('-', '').toLowerCase()
+    else if (Number.isInteger(peer)) {
+      const client = [...this.#clients.values()].find(({ id }) => id === peer)
+      if (!client) throw unknownPeer(`no peer has the id ${peer}`)
+      const identity = client.seat && this.#region.readIdentity(client.seat.section)
+      if (!identity)
+        throw unknownPeer(`peer ${peer} has not said who it is: it has no section, or has just joined`)
+      uuid = Buffer.from(identity.uuid).toString('hex')
+    } else
+      throw new AdminError('ERR_REQUEST', '"peer" is a peer id (a number) or a UUID (32 hexadecimal digits)')
+    const told = this.#relay?.revoke(uuid, restore === true) ?? 0
+    if (told === 0)
+      throw unknownPeer(
+        this.#relay === null
+          ? 'this daemon runs without a relay, over which a peer could be told'
+          : `the process with UUID ${uuid} has no connection to the relay, over which it could be told`,
+      )
+    this.#log('info', restore === true ? 'shared memory allowed again' : 'shared memory revoked', {
+      uuid,
+      told,
+    })
+    return { uuid, told }
+  }
+
   #administer(request: Record<string, unknown>): unknown {
     if (request.op === 'status') return this.status()
     if (request.op === 'report') return this.#takeReport(request)
+    if (request.op === 'revoke') return this.#revoke(request)
     throw new AdminError(
       'ERR_OP',
-      `unknown op ${JSON.stringify(request.op)?.slice(0, 100)}; known: "status", "report"`,
+      `unknown op ${JSON.stringify(request.op)?.slice(0, 100)}; known: "status", "report", "revoke"`,
     )
   }
 }
@@ -388,6 +452,14 @@ function describe(client: Client): HostPeerInfo {
     pid: client.socket.pid,
     uid: client.socket.uid,
   }
+}
+
+function unknownPeer(message: string): AdminError {
+  return new AdminError('ERR_VMRING_UNKNOWN_PEER', message)
+}
+
+function isUuid(text: string): boolean {
+  return /^[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}$/i.test(text)
 }
 
 function whole(name: string, value: number, min: number, max: number): void {

@@ -20,7 +20,11 @@ describe('vmring host as a process', () => {
       const daemon = await startDaemon()
       const peer = pythonPeer('talk', daemon.socket)
       await peer.event('message')
-      expect(readdirSync(daemon.directory).sort()).toEqual(['host.sock', 'host.sock.admin'])
+      expect(readdirSync(daemon.directory).sort()).toEqual([
+        'host.sock',
+        'host.sock.admin',
+        'host.sock.relay',
+      ])
       expect(await daemon.process.exit(signal)).toBe(0)
       expect(readdirSync(daemon.directory)).toEqual([])
       await peer.event('closed')
@@ -30,7 +34,7 @@ describe('vmring host as a process', () => {
   it('replaces the socket files of a daemon that was killed', async () => {
     const daemon = await startDaemon()
     await daemon.process.exit('SIGKILL')
-    expect(readdirSync(daemon.directory)).toHaveLength(2)
+    expect(readdirSync(daemon.directory)).toHaveLength(3)
     const next = hostProcess('--socket', daemon.socket, '--size', '1M', '--json')
     expect(await next.event('listening')).toMatchObject({
       socket: daemon.socket,
