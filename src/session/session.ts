@@ -91,6 +91,8 @@ export class Session implements EndEvents {
   readonly #resetting: Repeat
   #wantReadable = false
   #discard = false
+  /** in the middle of #over(): more ends may be retired yet */
+  #ending = false
   #totals: EndTotals = { doorbells: 0, suppressed: 0 }
   /** what the last frame answered that opened or moved this side, to answer it again */
   answer: Uint8Array | null = null
@@ -286,6 +288,7 @@ export class Session implements EndEvents {
     if (this.state === 'closed') return
     const opened = this.state !== 'opening'
     this.state = 'closed'
+    this.#ending = true
     this.error = error
     this.out.sendId = -1
     this.receiveId = -1
@@ -299,11 +302,12 @@ export class Session implements EndEvents {
     }
     if (opened) this.client?.onClosed(error)
     else this.onOpened?.(error, 0)
+    this.#ending = false
     this.#settle()
   }
 
   #settle(): void {
-    if (this.state === 'closed' && this.retired.size === 0 && !this.#resetting.running)
+    if (this.state === 'closed' && !this.#ending && this.retired.size === 0 && !this.#resetting.running)
       this.hub.sessionDone(this)
   }
 

@@ -73,3 +73,24 @@ test('a ring that the other side still looks at stays until it says RETIRE', asy
     await rig.close()
   }
 })
+
+test('a channel that ends in the middle of a change to a wire gives its section memory back', async () => {
+  // Nothing arrives on the wire, so the change stays in the middle.
+  const deaf = Array.from({ length: 500 }, (_, at): Fault => ({ at, kind: 'drop' }))
+  const rig = mixedRig(new FaultPlan(deaf), ['mem1'])
+  const free = () => rig.a.peer.counters()!.freeBytes + rig.b.peer.counters()!.freeBytes
+  try {
+    const server = await rig.b.peer.listen('orders')
+    const accepted: Channel[] = []
+    server.on('channel', (channel) => accepted.push(channel))
+    const before = free()
+    const a = await rig.a.peer.connect('orders', { wait: 2000, paths: ['shm'], ringSize: 65536 })
+    const move = a.usePath('mem1')
+    await Promise.all([a.close(), accepted.at(-1)!.close()])
+    await expect(move).rejects.toMatchObject({ code: 'ERR_VMRING_CLOSED' })
+    await pause(200)
+    expect(free()).toBe(before)
+  } finally {
+    await rig.close()
+  }
+})
