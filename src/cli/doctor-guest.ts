@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ErrorCode } from '../errors.js'
 import type { NativeBinding } from '../native/types.js'
+import { foreignDriver, VFIO } from '../peer/device-words.js'
 import { memoryFindings } from './doctor-memory.js'
 import type { Finding } from './finding.js'
 import { bytes } from './output.js'
@@ -16,7 +17,6 @@ import {
   type Roots,
   type SysfsDevice,
   text,
-  VFIO,
   withoutIommu,
 } from './sysfs.js'
 
@@ -129,22 +129,16 @@ function size({ memoryBytes, interrupts }: SysfsDevice): Finding {
   return wrong(check, message, 'ERR_VMRING_REGION_SIZE', fix)
 }
 
-function driver({ address, driver, interrupts }: SysfsDevice): Finding {
+function driver(device: SysfsDevice): Finding {
+  const { address, driver, interrupts } = device
   const check = 'driver'
-  const fix = `sudo vmring bind ${address}`
+  const foreign = foreignDriver(device)
+  if (foreign !== null) return wrong(check, foreign.message, 'ERR_VMRING_DEVICE_DRIVER', foreign.fix)
   if (driver === VFIO) return ok(check, VFIO)
-  if (driver !== '') {
-    const message = `${driver} has the device; interrupts come through ${VFIO} only`
-    return wrong(
-      check,
-      message,
-      'ERR_VMRING_DEVICE_DRIVER',
-      interrupts ? fix : `sudo vmring unbind ${address}`,
-    )
-  }
   if (!interrupts) return ok(check, 'none, and none is needed: ivshmem-plain has no interrupts')
   const message = 'none: used through sysfs, by polling; bound to vfio-pci it has interrupts'
-  return { check, status: 'note', message, fix, code: 'ERR_VMRING_DEVICE_DRIVER' }
+  const fix = `sudo vmring bind ${address}`
+  return { check, status: 'note', message, fix }
 }
 
 function vfio(roots: Roots, device: SysfsDevice): Finding[] {

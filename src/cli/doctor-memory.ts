@@ -4,9 +4,10 @@
  */
 import { type ErrorCode, errorTable } from '../errors.js'
 import type { NativeBinding, NativeDevice, NativeRegion } from '../native/types.js'
+import { VFIO } from '../peer/device-words.js'
 import type { Finding } from './finding.js'
 import { bytes } from './output.js'
-import { type SysfsDevice, VFIO } from './sysfs.js'
+import type { SysfsDevice } from './sysfs.js'
 
 const STATE_FREE = 0
 
