@@ -27,3 +27,23 @@ export function foreignDriver({ address, driver, interrupts }: Bound): Words | n
     fix: `sudo vmring ${interrupts ? 'bind' : 'unbind'} ${address}`,
   }
 }
+
+interface Measured {
+  /** bytes per second */
+  readSpeed: number
+  kind: 'vfio' | 'sysfs'
+}
+
+/** Mappings of vfio-pci and of resource2 are uncached by themselves; under KVM on Intel the hypervisor overrules that. */
+export function slowMemory({ readSpeed, kind }: Measured): Words {
+  return {
+    message: `${speedWords(readSpeed)} through ${kind}: the memory is mapped uncached, or the processor is emulated; messages are right, but slow`,
+    fix:
+      'on the host: QEMU with -accel kvm on a processor of Intel, where the memory is cached whatever the guest asks for. ' +
+      'A processor of AMD does what the guest asks for, and neither vfio-pci nor resource2 asks for caching',
+  }
+}
+
+export function speedWords(readSpeed: number): string {
+  return readSpeed >= 1e9 ? `${(readSpeed / 1e9).toFixed(1)} GB/s` : `${(readSpeed / 1e6).toFixed(0)} MB/s`
+}

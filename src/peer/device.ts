@@ -3,7 +3,7 @@ import { statSync } from 'node:fs'
 import { type ErrorCode, errorTable, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import type { DeviceConstructor, NativeDevice, PciDevice } from '../native/types.js'
-import { foreignDriver, VFIO } from './device-words.js'
+import { foreignDriver, slowMemory, VFIO } from './device-words.js'
 
 interface DeviceFault extends Error {
   code: ErrorCode
@@ -95,16 +95,9 @@ export function watchSysfs({ address }: NativeDevice, gone: () => void): () => v
 let warned = false
 
 /** Once per process. */
-function warnSlow({ address, readSpeed }: NativeDevice): void {
+function warnSlow(device: NativeDevice): void {
   if (warned) return
   warned = true
-  process.emitWarning(
-    `the memory of ${address} is read at ${(readSpeed / 1e6).toFixed(0)} MB/s: this guest maps it uncached`,
-    {
-      code: 'VMRING_SLOW_MEMORY',
-      detail:
-        'On AMD hosts the guest decides about caching: map it by vfio-pci with a kernel that keeps ivshmem memory ' +
-        'write-back, and never through resource2_wc. On Intel hosts check that the guest runs under KVM with EPT.',
-    },
-  )
+  const { message, fix } = slowMemory(device)
+  process.emitWarning(`${device.address} is read at ${message}`, { code: 'VMRING_SLOW_MEMORY', detail: fix })
 }

@@ -4,6 +4,7 @@ import { examineGuest } from '../../src/cli/doctor-guest.js'
 import { listDevices } from '../../src/cli/sysfs.js'
 import type { DeviceConstructor, NativeDevice } from '../../src/native/types.js'
 import { openDevice } from '../../src/peer/device.js'
+import { slowMemory } from '../../src/peer/device-words.js'
 import { type FakeDevice, FakeSystem } from '../support/sysfs.js'
 
 const A = '0000:01:00.0'
@@ -56,4 +57,22 @@ it.each<[string, FakeDevice, string]>([
   const said = findings.find(({ check }) => check === 'driver')!
   expect(said).toMatchObject({ status: 'wrong', code: 'ERR_VMRING_DEVICE_DRIVER', fix: cure })
   expect(error!.message).toContain(said.message)
+})
+
+it('slow memory is warned of once', async () => {
+  const { devices } = over(new FakeSystem({ [A]: { plain: true } }))
+  const slow = { address: A, kind: 'sysfs', slow: true, readSpeed: 4e7 } as NativeDevice
+  const warned = new Promise<Error>((resolve) => process.once('warning', resolve))
+  for (let i = 0; i < 2; i++) openDevice(A, { ...devices, openSysfs: () => slow })
+  const { message, fix } = slowMemory(slow)
+  expect(await warned).toMatchObject({
+    code: 'VMRING_SLOW_MEMORY',
+    message: `${A} is read at ${message}`,
+    detail: fix,
+  })
+  let more = 0
+  process.on('warning', () => more++)
+  openDevice(A, { ...devices, openSysfs: () => slow })
+  await new Promise((resolve) => setImmediate(resolve))
+  expect(more).toBe(0)
 })
