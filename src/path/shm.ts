@@ -34,8 +34,8 @@ const SMALLEST_RING = 16 * 1024
 
 export interface ShmEvents {
   onPath(path: ShmPath): void
-  /** The process left or came back as another one. */
-  onGone(remote: PeerRef): void
+  /** The process left this region, or came back as another one. */
+  onGone(path: ShmPath): void
   /** The memory itself is gone. */
   onLost(error: Error): void
 }
@@ -44,6 +44,10 @@ export interface ShmEvents {
 export class ShmNetwork {
   readonly region: NativeRegion
   readonly peer: NativePeer
+  /** ends that channels have here, those included that are only waiting for a lease or for the other side */
+  ends = 0
+  /** true when the application may still hold views of ends that are gone */
+  lent = false
   readonly #paths = new Map<string, ShmPath>()
   readonly #events: ShmEvents
   #lost = false
@@ -63,6 +67,10 @@ export class ShmNetwork {
     })
   }
 
+  get paths(): ShmPath[] {
+    return [...this.#paths.values()]
+  }
+
   /** Takes in the members that were there before this one. */
   start(): void {
     for (const remote of this.peer.remotes()) this.#join(remote)
@@ -72,7 +80,7 @@ export class ShmNetwork {
   lose(error = lostError(), kept = false): void {
     if (this.#lost) return
     this.#lost = true
-    const paths = [...this.#paths.values()]
+    const { paths } = this
     this.#paths.clear()
     for (const path of paths) {
       path.keepsOutbox = kept
@@ -113,8 +121,7 @@ export class ShmNetwork {
     if (path === undefined) return
     if (event === PeerEvent.LEFT) {
       this.#paths.delete(key)
-      path.lost = true
-      this.#events.onGone(path.remote)
+      this.#events.onGone(path)
     } else {
       path.setStalled(event === PeerEvent.STALLED)
     }
@@ -214,6 +221,7 @@ class ShmEnd implements PathEnd {
     this.capacity = capacity
     this.inlineLimit = capacity / 4
     this.buffer = path.network.region.buffer
+    path.network.ends++
     watchEnd(id, (bits) => {
       if ((bits & Ready.FAULT) !== 0) this.#fault()
       if ((bits & Ready.READABLE) !== 0) this.events?.onReadable()
@@ -255,8 +263,11 @@ class ShmEnd implements PathEnd {
     return peer.commitLarge(this.id, offset, bytes.length)
   }
 
-  destroy(): void {
+  destroy(leased = false): void {
     if (this.id < 0) return
+    const { network } = this.path
+    network.ends--
+    if (leased || !native.endIdle(this.id)) network.lent = true
     unwatchEnd(this.id)
     native.endDestroy(this.id)
     this.id = -1

@@ -123,7 +123,7 @@ export function mixedRig(plan: FaultPlan, wires: string[]): Rig {
       { section, peerId: section, uuid, mode: 'adaptive', doorbell: -1, vector: 0 },
       {
         onPath: (path) => holder.hub!.addPath(path),
-        onGone: (remote) => holder.hub!.peerGone(remote),
+        onGone: ({ remote }) => holder.hub!.peerGone(remote),
         onLost: () => {},
       },
     )
