@@ -1,68 +1,34 @@
 // Builds what is older than its sources: the addon (node-gyp → build/Release/vmring.node) and the TypeScript (tsc → dist/).
 // Safe when several run at once: one works, the others wait and then find everything done.
 //   node scripts/build.mjs [--clean | --addon | --ts]
-import { createHash } from 'node:crypto'
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { filesUnder, fingerprint, isFresh, markFresh, versionOf } from './fresh.mjs'
 import { bin, must, nodeDir, root, run, say } from './lib.mjs'
 
 const args = new Set(process.argv.slice(2))
 const stampOf = (name) => join(root, 'build', `.${name}.stamp`)
 
-function filesUnder(path, keep) {
-  const full = join(root, path)
-  if (!existsSync(full)) return []
-  if (statSync(full).isFile()) return [path]
-  return readdirSync(full, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && keep.test(entry.name))
-    .map((entry) => join(entry.parentPath ?? entry.path, entry.name).slice(root.length + 1))
-    .sort()
-}
-
-function hash(paths, keep, ...salt) {
-  const sum = createHash('sha256').update(salt.join('\0'))
-  for (const path of paths.flatMap((p) => filesUnder(p, keep)))
-    sum.update(`\0${path}\0`).update(readFileSync(join(root, path)))
-  return sum.digest('hex')
-}
-
-const version = (name) => JSON.parse(readFileSync(bin(`${name}/package.json`), 'utf8')).version
-
 const parts = {
   addon: {
     wanted: () =>
-      hash(
+      fingerprint(
         ['binding.gyp', 'native/core', 'native/linux', 'native/addon'],
         /\.(cc|cpp|hpp|h|gyp)$/,
         process.arch,
-        version('node-addon-api'),
+        versionOf('node-addon-api'),
       ),
-    output: join(root, 'build/Release/vmring.node'),
+    made: () => ['build/Release/vmring.node'],
     build: buildAddon,
   },
   ts: {
     wanted: () =>
-      hash(['tsconfig.json', 'tsconfig.build.json', 'src'], /\.(ts|json)$/, version('typescript')),
-    output: join(root, 'dist/index.js'),
+      fingerprint(['tsconfig.json', 'tsconfig.build.json', 'src'], /\.(ts|json)$/, versionOf('typescript')),
+    made: () => filesUnder('dist'),
     build: buildTypeScript,
   },
-}
-
-const isFresh = (name, wanted) => {
-  const stamp = stampOf(name)
-  return existsSync(parts[name].output) && existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted
 }
 
 async function buildAddon() {
@@ -88,11 +54,8 @@ async function buildTypeScript() {
   const tsc = [bin('typescript/bin/tsc'), '-p', 'tsconfig.build.json', '--outDir', fresh]
   const { code, output } = await run(process.execPath, tsc, { title: 'compiling TypeScript' })
   try {
-    const list = (dir) => (existsSync(dir) ? readdirSync(dir, { recursive: true, withFileTypes: true }) : [])
     const relative = (dir) =>
-      list(dir)
-        .filter((e) => e.isFile())
-        .map((e) => join(e.parentPath ?? e.path, e.name).slice(dir.length + 1))
+      filesUnder(dir.slice(root.length + 1)).map((path) => join(root, path).slice(dir.length + 1))
     const made = new Set(relative(fresh))
     for (const file of made) {
       const from = join(fresh, file)
@@ -121,7 +84,7 @@ if (args.has('--clean')) {
 const chosen = Object.keys(parts).filter(
   (name) => args.has(`--${name}`) || !(args.has('--addon') || args.has('--ts')),
 )
-if (chosen.every((name) => isFresh(name, parts[name].wanted()))) process.exit(0)
+if (chosen.every((name) => isFresh(stampOf(name), parts[name].wanted()))) process.exit(0)
 
 mkdirSync(join(root, 'build'), { recursive: true })
 if (!args.has('--locked')) {
@@ -139,8 +102,7 @@ if (!args.has('--locked')) {
 }
 for (const name of chosen) {
   const wanted = parts[name].wanted()
-  if (isFresh(name, wanted)) continue
+  if (isFresh(stampOf(name), wanted)) continue
   await parts[name].build()
-  writeFileSync(`${stampOf(name)}.${process.pid}`, wanted)
-  renameSync(`${stampOf(name)}.${process.pid}`, stampOf(name))
+  markFresh(stampOf(name), wanted, parts[name].made())
 }

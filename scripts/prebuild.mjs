@@ -2,19 +2,10 @@
 // that installs without compiler and network. Built with zig (scripts/zig pins it): it links against the symbols of an old glibc on
 // any machine, and takes its C++ library along. What is older than the sources is built; what was built is checked every time.
 //   node scripts/prebuild.mjs [--no-pack]     standard output: the path of the tarball
-import { createHash } from 'node:crypto'
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, join } from 'node:path'
+import { filesUnder, fingerprint, isFresh, json, markFresh, versionOf } from './fresh.mjs'
 import { bin, must, nodeDir, root, run, say, seconds } from './lib.mjs'
 
 /** The oldest glibc that the binaries run on: that of Debian 10, RHEL 8 and Node's own builds. README.md states it too. */
@@ -29,8 +20,6 @@ function stop(text) {
   process.exit(1)
 }
 
-const json = (path) => JSON.parse(readFileSync(path, 'utf8'))
-
 async function findZig() {
   const [name, version] = Object.entries(json(join(zigDir, 'package.json')).dependencies)[0]
   const installed = join(zigDir, 'node_modules', name)
@@ -44,26 +33,7 @@ async function findZig() {
   return { zig: join(installed, 'zig'), version }
 }
 
-const sources = () =>
-  ['native/addon', 'native/linux'].flatMap((dir) =>
-    readdirSync(join(root, dir))
-      .filter((file) => file.endsWith('.cc'))
-      .sort()
-      .map((file) => join(dir, file)),
-  )
-
-// Everything that can change the binary.
-function fingerprint(version) {
-  const sum = createHash('sha256')
-    .update(version)
-    .update(json(bin('node-addon-api/package.json')).version)
-  const dirs = ['native/addon', 'native/core', 'native/linux']
-  const files = dirs.flatMap((dir) => readdirSync(join(root, dir)).map((file) => join(dir, file)))
-  for (const file of [...files.sort(), 'scripts/prebuild.mjs']) {
-    if (statSync(join(root, file)).isFile()) sum.update(`\0${file}\0`).update(readFileSync(join(root, file)))
-  }
-  return sum.digest('hex')
-}
+const sources = () => ['native/addon', 'native/linux'].flatMap((dir) => filesUnder(dir, /\.cc$/))
 
 // The flags of binding.gyp, for clang.
 async function build(arch, zig, output) {
@@ -176,12 +146,6 @@ async function check(arch, file) {
   )
 }
 
-function filesUnder(dir) {
-  return readdirSync(join(root, dir), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => join(entry.parentPath ?? entry.path, entry.name).slice(root.length + 1))
-}
-
 async function pack() {
   await must(process.execPath, [join(root, 'scripts/build.mjs'), '--ts'])
   // a binary of an earlier layout would go along unseen
@@ -234,15 +198,16 @@ async function main() {
       stop(`${tool} is missing: apt-get install ${from}`)
   if (!existsSync(bin('node-addon-api/package.json'))) stop('node_modules is not complete: npm ci')
   const { zig, version } = await findZig()
-  const wanted = fingerprint(version)
+  const native = ['native/addon', 'native/core', 'native/linux', 'scripts/prebuild.mjs']
+  const wanted = fingerprint(native, /./, version, versionOf('node-addon-api'))
   for (const arch of Object.keys(targets)) {
-    const output = join(root, `prebuilds/linux-${arch}-glibc/vmring.node`)
+    const path = `prebuilds/linux-${arch}-glibc/vmring.node`
     const stamp = join(work, `${arch}.stamp`)
-    if (!existsSync(output) || !existsSync(stamp) || readFileSync(stamp, 'utf8') !== wanted) {
-      await build(arch, zig, output)
-      writeFileSync(stamp, wanted)
+    if (!isFresh(stamp, wanted)) {
+      await build(arch, zig, join(root, path))
+      markFresh(stamp, wanted, [path])
     }
-    await check(arch, output)
+    await check(arch, join(root, path))
   }
   if (!process.argv.includes('--no-pack')) await pack()
 }

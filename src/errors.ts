@@ -75,8 +75,8 @@ export const errorTable = {
     cure: 'list the devices with `lspci -d 1af4:1110`',
   },
   ERR_VMRING_DEVICE_DRIVER: {
-    raised: 'the device is not bound to vfio-pci, which alone delivers its interrupts',
-    cure: 'bind it: `vmring bind ADDRESS`',
+    raised: 'a driver other than vfio-pci has the device; `driver` names it',
+    cure: '`vmring bind ADDRESS` for use with interrupts, or `vmring unbind ADDRESS` for use through sysfs',
   },
   ERR_VMRING_NO_VFIO: {
     raised: 'the kernel has no vfio, or its modules are not loaded',

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { Command } from 'commander'
 import { type ErrorCode, VmringError } from '../errors.js'
 import { groupId } from '../host/options.js'
+import { VFIO } from '../peer/device-words.js'
 import { printJson } from './output.js'
 import {
   chooseDevice,
@@ -15,7 +16,6 @@ import {
   readDevice,
   SYSTEM,
   type SysfsDevice,
-  VFIO,
   withoutIommu,
 } from './sysfs.js'
 

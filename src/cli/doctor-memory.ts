@@ -1,12 +1,13 @@
 /**
- * What `vmring doctor` sees in the memory of a device that nobody else has open: how fast it is read, and whether there is
- * a section for this guest. It joins nothing and writes nothing; the device is open for some milliseconds.
+ * What `vmring doctor --open` sees in the memory of a device that nobody else has open: how fast it is read, and whether
+ * there is a section for this guest. It joins nothing and writes nothing; the device is open for some milliseconds.
  */
 import { type ErrorCode, errorTable } from '../errors.js'
 import type { NativeBinding, NativeDevice, NativeRegion } from '../native/types.js'
+import { slowMemory, speedWords, VFIO } from '../peer/device-words.js'
 import type { Finding } from './finding.js'
 import { bytes } from './output.js'
-import { type SysfsDevice, VFIO } from './sysfs.js'
+import type { SysfsDevice } from './sysfs.js'
 
 const STATE_FREE = 0
 
@@ -46,17 +47,11 @@ function cure(code: ErrorCode, { address, interrupts }: SysfsDevice): string {
   return `on the host: vmring format FILE --force${version}; then start the guests again`
 }
 
-function speed({ readSpeed, slow, kind }: NativeDevice): Finding {
+function speed(device: NativeDevice): Finding {
   const check = 'read speed'
-  const rate =
-    readSpeed >= 1e9 ? `${(readSpeed / 1e9).toFixed(1)} GB/s` : `${(readSpeed / 1e6).toFixed(0)} MB/s`
-  if (!slow) return { check, status: 'ok', message: `${rate} through ${kind}: cached` }
-  return {
-    check,
-    status: 'note',
-    message: `${rate} through ${kind}: this guest maps the memory uncached; messages are right, but slow`,
-    fix: 'on the host: run QEMU with -accel kvm on a processor of Intel, where the mapping of the guest is overruled',
-  }
+  if (device.slow) return { check, status: 'note', ...slowMemory(device) }
+  const message = `${speedWords(device.readSpeed)} through ${device.kind}: cached`
+  return { check, status: 'ok', message }
 }
 
 function region({ region, position }: NativeDevice, { memoryBytes, interrupts }: SysfsDevice): Finding {

@@ -13,7 +13,6 @@ export interface Roots {
 }
 
 export const SYSTEM: Roots = { sys: '/sys', dev: '/dev', proc: '/proc', modules: '/lib/modules' }
-export const VFIO = 'vfio-pci'
 
 const IVSHMEM = '0x1af4:0x1110'
 

@@ -64,8 +64,8 @@ export interface PathEnd extends EndHandle {
   pending(from: number): { kind: number; total: number; bytes: Uint8Array }[]
   /** Copies a message into section memory and publishes it: 1, or a Status; TOO_LARGE when there is no memory for it now. */
   sendLarge(bytes: Uint8Array): number
-  /** Frees everything. The caller knows that nobody reads the outbox any more. */
-  destroy(): void
+  /** Frees everything. The caller knows that nobody reads the outbox any more. `leased`: a send lease on it is still open. */
+  destroy(leased?: boolean): void
 }
 
 export interface PathEvents {

@@ -34,6 +34,10 @@ export interface ShmEvents {
 export class ShmNetwork {
   readonly region: NativeRegion
   readonly peer: NativePeer
+  /** ends that channels have here, those included that are only waiting for a lease or for the other side */
+  ends = 0
+  /** true when the application may still hold views of ends that are gone */
+  lent = false
   readonly #paths = new Map<string, ShmPath>()
   readonly #events: ShmEvents
   #lost = false
@@ -53,6 +57,10 @@ export class ShmNetwork {
     })
   }
 
+  get paths(): ShmPath[] {
+    return [...this.#paths.values()]
+  }
+
   /** Takes in the members that were there before this one. */
   start(): void {
     for (const remote of this.peer.remotes()) this.#join(remote)
@@ -62,7 +70,7 @@ export class ShmNetwork {
   lose(error = lostError(), kept = false): void {
     if (this.#lost) return
     this.#lost = true
-    const paths = [...this.#paths.values()]
+    const { paths } = this
     this.#paths.clear()
     for (const path of paths) {
       path.keepsOutbox = kept
@@ -212,6 +220,7 @@ class ShmEnd implements PathEnd {
     this.capacity = capacity
     this.inlineLimit = capacity / 4
     this.buffer = path.network.region.buffer
+    path.network.ends++
     watchEnd(id, (bits) => {
       if ((bits & Ready.FAULT) !== 0) this.#fault()
       if ((bits & Ready.READABLE) !== 0) this.events?.onReadable()
@@ -253,8 +262,11 @@ class ShmEnd implements PathEnd {
     return peer.commitLarge(this.id, offset, bytes.length)
   }
 
-  destroy(): void {
+  destroy(leased = false): void {
     if (this.id < 0) return
+    const { network } = this.path
+    network.ends--
+    if (leased || !native.endIdle(this.id)) network.lent = true
     unwatchEnd(this.id)
     native.endDestroy(this.id)
     this.id = -1

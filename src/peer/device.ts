@@ -2,7 +2,8 @@
 import { statSync } from 'node:fs'
 import { type ErrorCode, errorTable, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-import type { NativeDevice, PciDevice } from '../native/types.js'
+import type { DeviceConstructor, NativeDevice, PciDevice } from '../native/types.js'
+import { foreignDriver, slowMemory, VFIO } from './device-words.js'
 
 interface DeviceFault extends Error {
   code: ErrorCode
@@ -30,13 +31,20 @@ function describe({ memoryBytes, interrupts, driver }: PciDevice): string {
 }
 
 /**
- * Opens a device: by vfio-pci when it is bound to that, else through sysfs, without interrupts. Throws
- * ERR_VMRING_DEVICE_…, ERR_VMRING_NO_VFIO, ERR_VMRING_NO_IOMMU, ERR_VMRING_INTERRUPT_REMAPPING, ERR_VMRING_LOCKDOWN.
+ * Opens a device: by vfio-pci when it is bound to that, through sysfs and without interrupts when it is bound to nothing.
+ * Throws ERR_VMRING_DEVICE_… (_DRIVER: another driver has it, `driver` names it), ERR_VMRING_NO_VFIO,
+ * ERR_VMRING_NO_IOMMU, ERR_VMRING_INTERRUPT_REMAPPING, ERR_VMRING_LOCKDOWN. `devices` is for tests.
  */
-export function openDevice(address: string): NativeDevice {
+export function openDevice(address: string, devices: DeviceConstructor = native.Device): NativeDevice {
+  const found = devices.list().find((device) => device.address === address)
+  const foreign = found === undefined ? null : foreignDriver(found)
+  if (foreign !== null) {
+    const { driver } = found!
+    const text = `${address}: ${foreign.message}; \`${foreign.fix}\``
+    throw new VmringError('ERR_VMRING_DEVICE_DRIVER', text, { address, details: { driver } })
+  }
   try {
-    const bound = native.Device.list().some((d) => d.address === address && d.driver === 'vfio-pci')
-    const device = bound ? native.Device.openVfio(address) : native.Device.openSysfs(address)
+    const device = found?.driver === VFIO ? devices.openVfio(address) : devices.openSysfs(address)
     if (device.slow) warnSlow(device)
     return device
   } catch (error) {
@@ -87,16 +95,9 @@ export function watchSysfs({ address }: NativeDevice, gone: () => void): () => v
 let warned = false
 
 /** Once per process. */
-function warnSlow({ address, readSpeed }: NativeDevice): void {
+function warnSlow(device: NativeDevice): void {
   if (warned) return
   warned = true
-  process.emitWarning(
-    `the memory of ${address} is read at ${(readSpeed / 1e6).toFixed(0)} MB/s: this guest maps it uncached`,
-    {
-      code: 'VMRING_SLOW_MEMORY',
-      detail:
-        'On AMD hosts the guest decides about caching: map it by vfio-pci with a kernel that keeps ivshmem memory ' +
-        'write-back, and never through resource2_wc. On Intel hosts check that the guest runs under KVM with EPT.',
-    },
-  )
+  const { message, fix } = slowMemory(device)
+  process.emitWarning(`${device.address} is read at ${message}`, { code: 'VMRING_SLOW_MEMORY', detail: fix })
 }

@@ -199,7 +199,7 @@ export class Peer extends EventEmitter<PeerEvents> {
 
 function describe(remote: Remote): PeerInfo {
   return {
-    section: remote.ref.section,
+    section: remote.section,
     uuid: Buffer.from(remote.ref.uuid).toString('hex'),
     incarnation: remote.ref.incarnation,
     stalled: remote.stalled,

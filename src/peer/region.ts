@@ -1,15 +1,17 @@
 /**
  * A peer's membership in its region: the layers put together, and what happens when the region goes.
  *
- * A daemon that is started again has a new region, and a device that was unplugged can come back. This process then joins that too: new channels use it, those that were
- * open go on in the old one, whose memory and eventfds need no daemon.
+ * A daemon that is started again has a new region, and a device that was unplugged can come back. This process then joins
+ * that too: new channels use it. Those that were open go on in the region of a former daemon, whose memory and eventfds
+ * need none; it is left when nothing in it is used.
  */
 import { randomBytes } from 'node:crypto'
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import type { Mode, NativeDevice, NativeRegion, StreamAddress } from '../native/types.js'
 import type { IvshmemConnection } from '../path/ivshmem-client.js'
-import { ShmNetwork } from '../path/shm.js'
+import { peerKey } from '../path/path.js'
+import { ShmNetwork, type ShmPath } from '../path/shm.js'
 import { SessionHub } from '../session/hub.js'
 import { watchSysfs } from './device.js'
 import { Peer, type PeerBackend } from './peer.js'
@@ -26,6 +28,7 @@ export interface Seat {
 }
 
 const REJOIN_MS = 250
+const LOOK_MS = 1000
 
 export interface JoinOptions {
   mode?: Mode | undefined
@@ -45,6 +48,8 @@ interface Membership {
   reporter: Reporter | null
   /** entries of plain regions are ours to give back */
   claimed: boolean
+  /** at the last look */
+  unused: boolean
 }
 
 class RegionBackend implements PeerBackend {
@@ -58,6 +63,7 @@ class RegionBackend implements PeerBackend {
   /** the current one is the last */
   readonly #members: Membership[] = []
   #timer: NodeJS.Timeout | null = null
+  #looking: NodeJS.Timeout | null = null
   #unwatch: (() => void) | null = null
   #held = true
   #closed = false
@@ -107,7 +113,7 @@ class RegionBackend implements PeerBackend {
     )
     // The peer's own handle decides whether the loop goes on.
     connection?.unref()
-    this.#members.push({ seat, network, reporter: null, claimed: region.geometry().plain })
+    this.#members.push({ seat, network, reporter: null, claimed: region.geometry().plain, unused: false })
     return network
   }
 
@@ -171,7 +177,42 @@ class RegionBackend implements PeerBackend {
     if (!this.#held) this.#current.network.peer.unref()
     this.#start()
     this.#current.reporter?.changed()
+    this.#looking ??= setInterval(() => this.#look(), LOOK_MS).unref()
     this.peer.rejoined()
+  }
+
+  // ---- a former region
+
+  #elsewhere(path: ShmPath): boolean {
+    return (this.#hub.remotes.get(peerKey(path.remote.uuid))?.livePath(path) ?? null) !== null
+  }
+
+  /**
+   * Leaves former regions without channels and leases, and without anybody who is reached there alone: a guest learns of
+   * a new daemon only when its device is plugged in anew. The silent do not count, since without a daemon nobody would
+   * say that they are dead. Twice unused, so that the others have had a second to see where we are now.
+   */
+  #look(): void {
+    const current = this.#current
+    for (const member of this.#members.filter((one) => one !== current)) {
+      const { network } = member
+      const unused =
+        network.ends === 0 && network.paths.every((path) => path.stalled || this.#elsewhere(path))
+      if (unused && member.unused) this.#forget(member)
+      else member.unused = unused
+    }
+    if (this.#members.length > 1 || this.#looking === null) return
+    clearInterval(this.#looking)
+    this.#looking = null
+  }
+
+  #forget(member: Membership): void {
+    const { network, seat } = member
+    this.#members.splice(this.#members.indexOf(member), 1)
+    const { paths } = network
+    network.peer.close()
+    for (const path of paths) path.leave()
+    leave(seat, network.lent)
   }
 
   // ---- the device goes: first whoever writes here stops, then what has come and gone out is copied, then it is let go of
@@ -206,6 +247,7 @@ class RegionBackend implements PeerBackend {
     this.#closed = true
     if (this.#timer !== null) clearTimeout(this.#timer)
     this.#relay?.close()
+    if (this.#looking !== null) clearInterval(this.#looking)
     this.#unwatch?.()
     for (const member of this.#members) {
       member.reporter?.close()
@@ -216,9 +258,10 @@ class RegionBackend implements PeerBackend {
   }
 }
 
-function leave({ connection, region, device }: Seat): void {
+/** `lent`: the application has views of the memory; it goes when they are collected. */
+function leave({ connection, region, device }: Seat, lent = false): void {
   connection?.close()
-  region.close()
+  if (!lent) region.close()
   device?.close()
 }
 

@@ -267,7 +267,7 @@ export class SessionHub implements PathEvents {
     const channels = open.slice(0, MAX_CHANNELS).map(({ id, service, remote, path, initiator }) => ({
       id: Buffer.from(id).toString('hex'),
       service,
-      section: remote.ref.section,
+      section: remote.section,
       path: path.name,
       initiator,
     }))

@@ -31,6 +31,11 @@ export class Remote {
     return this.paths.every((path) => path.stalled)
   }
 
+  /** In the region where it is reached now. */
+  get section(): number {
+    return (this.livePath()?.remote ?? this.ref).section
+  }
+
   /** First living path, but not `except`. */
   livePath(except: Path | null = null): Path | null {
     return this.paths.find((path) => !path.lost && path !== except) ?? null

@@ -90,7 +90,7 @@ export class RetiredEnds {
     const ends = this.#ends
     this.#ends = []
     this.#asking.stop()
-    for (const { end } of ends) end.destroy()
+    for (const { end, leased } of ends) end.destroy(leased)
   }
 
   #idle(retired: Retired): boolean {

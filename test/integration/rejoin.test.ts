@@ -1,10 +1,11 @@
 // The daemon dies and is started again: channels in its old region go on, processes join the new one by themselves.
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { hostStatus } from '../../src/host/admin-client.js'
-import { attach, type Channel, type Peer } from '../../src/index.js'
+import { attach, type Channel, type Message, type Peer } from '../../src/index.js'
 import { Daemon } from '../vm/ring.js'
 
 let folder: string
@@ -47,6 +48,25 @@ async function answers(channel: Channel, text: string): Promise<boolean> {
 }
 
 const rejoined = (peer: Peer) => new Promise<void>((resolve) => peer.once('rejoined', () => resolve()))
+
+/** The regions that this process has mapped: their inodes, and how many mappings each has. */
+function mapped(): Map<string, number> {
+  const regions = new Map<string, number>()
+  for (const line of readFileSync(`/proc/${process.pid}/maps`, 'utf8').split('\n')) {
+    const inode = /^\S+ rw-s \S+ \S+ (\d+) +\/memfd:vmring/.exec(line)?.[1]
+    if (inode !== undefined) regions.set(inode, (regions.get(inode) ?? 0) + 1)
+  }
+  return regions
+}
+
+async function restart(...both: Peer[]): Promise<void> {
+  await daemon.kill('SIGKILL')
+  const joined = Promise.all(both.map(rejoined))
+  await daemon.start()
+  await joined
+}
+
+const SETTLED = { timeout: 20_000, interval: 100 }
 
 it('channels go on without the daemon, and new ones can be opened', async () => {
   const [one, two] = await join2()
@@ -95,4 +115,71 @@ it('processes join again within two seconds; old channels stay, new ones are in 
     .poll(async () => (await hostStatus(daemon.socket)).region.freeSections)
     .toBe(region.sections - 1)
   expect(await old.closed).toBeInstanceOf(Error)
+})
+
+it('a former region is let go of with its last channel and lease', async () => {
+  const [one, two] = await join2()
+  await echo(two, 'echo')
+  const old = await one.connect('echo', { wait: 5000 })
+  const kept = new Promise<Message>((resolve) => old.once('message', (message) => resolve(message.retain())))
+  await old.send(Buffer.from('held'))
+  const message = await kept
+  const [former] = [...mapped().keys()]
+  expect(mapped()).toEqual(new Map([[former, 2]]))
+
+  await restart(one, two)
+  const later = await one.connect('echo')
+  later.on('message', () => {})
+  expect(mapped().get(former!)).toBe(2) // a channel
+  await old.close()
+  await sleep(3500)
+  expect(mapped().get(former!)).toBe(2) // a lease, and its outbox on the other side
+  expect(message.text()).toBe('held')
+  message.release()
+  await expect.poll(() => [mapped().has(former!), mapped().size], SETTLED).toEqual([false, 1])
+
+  // that the other has left the former region is no word about the process
+  expect(await answers(later, 'still the same')).toBe(true)
+  expect(one.peers()).toMatchObject([{ uuid: two.uuid, section: two.section }])
+  await restart(one, two) // with channels open in the region that is now the former one
+  await later.close()
+  await expect.poll(() => mapped().size, SETTLED).toBe(1)
+  expect(await answers(await one.connect('echo'), 'third region')).toBe(true)
+})
+
+it('a former region without channels stays for whoever is reached there alone', async () => {
+  const [one] = await join2()
+  const link = join(folder, 'link') // a process that does not find the new daemon, as a guest does not
+  symlinkSync(daemon.socket, link)
+  const before = await attach({ region: `unix:${link}` })
+  peers.push(before)
+  await echo(before, 'before')
+  rmSync(link)
+  await restart(one, peers[1]!)
+  await sleep(3500)
+  expect([...mapped().values()].sort()).toEqual([2, 3])
+  const channel = await one.connect('before', { wait: 5000 })
+  expect(await answers(channel, 'across')).toBe(true)
+  await channel.close()
+  await before.close()
+  await expect.poll(() => [...mapped().values()], SETTLED).toEqual([2])
+})
+
+it('memory that the application still looks at stays when its process is gone', async () => {
+  const [one, two] = await join2()
+  const server = await one.listen('sink')
+  const kept = new Promise<Message>((resolve) => {
+    server.on('channel', (channel: Channel) => {
+      channel.once('message', (message) => resolve(message.retain()))
+    })
+  })
+  const channel = await two.connect('sink', { wait: 5000 })
+  await channel.send(Buffer.from('left behind'))
+  const message = await kept
+  await restart(one, two)
+  await two.close()
+  await expect.poll(() => one.peers(), SETTLED).toEqual([])
+  await sleep(3500)
+  expect(message.text()).toBe('left behind')
+  message.release()
 })

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { examineGuest, type GuestOptions } from '../../src/cli/doctor-guest.js'
 import type { NativeBinding } from '../../src/native/types.js'
+import { slowMemory } from '../../src/peer/device-words.js'
 import { FakeSystem } from '../support/sysfs.js'
 
 const A = '0000:01:00.0'
@@ -32,7 +33,7 @@ describe('vmring doctor in a guest', () => {
     const { findings, wrong } = examine(ready())
     expect(wrong).toEqual([])
     expect(findings.map(({ check }) => check)).toEqual(
-      'device,BAR 2,driver,vfio,IOMMU,group,permission,lockdown,caching'.split(','),
+      'device,BAR 2,driver,vfio,IOMMU,group,permission,lockdown,caching,memory'.split(','),
     )
   })
 
@@ -40,7 +41,7 @@ describe('vmring doctor in a guest', () => {
     const { findings, wrong } = examine(new FakeSystem({ [A]: { plain: true } }))
     expect(wrong).toEqual([])
     expect(findings.map(({ check }) => check)).toEqual(
-      'device,BAR 2,driver,permission,lockdown,caching'.split(','),
+      'device,BAR 2,driver,permission,lockdown,caching,memory'.split(','),
     )
   })
 
@@ -227,8 +228,21 @@ describe('the memory of a device that nobody has', () => {
     if (fix !== '') expect(findings.map((finding) => finding.fix ?? '').join()).toContain(fix)
   })
 
-  it('slow memory is reported', () => {
+  it('slow memory is reported, in the words of attach()', () => {
     const { native } = binding({ slow: true })
-    expect(examine(ready(), { native }).of('read speed')).toMatchObject({ status: 'note' })
+    const said = slowMemory({ readSpeed: 5e7, kind: 'vfio' })
+    expect(examine(ready(), { native }).of('read speed')).toEqual({
+      check: 'read speed',
+      status: 'note',
+      ...said,
+    })
+    expect(said.message).toContain('50 MB/s')
+  })
+
+  it('is not opened unless asked for', () => {
+    const { of, wrong } = examine(ready(), { native: null })
+    expect(of('memory')).toMatchObject({ status: 'note', fix: 'vmring doctor --open' })
+    expect(of('read speed')).toBeUndefined()
+    expect(wrong).toEqual([])
   })
 })

@@ -154,7 +154,7 @@ describe('in the guests of the walkthroughs', () => {
     const free = JSON.parse((await vmring(a, 'unbind', again.address, '--json')).stdout)
     expect(free).toMatchObject({ driver: '', changed: true })
     expect(JSON.parse((await vmring(a, 'unbind', '--json')).stdout)).toMatchObject({ changed: false })
-    const doctor = await vmring(a, 'doctor', '--json')
+    const doctor = await vmring(a, 'doctor', '--open', '--json')
     const findings = JSON.parse(doctor.stdout) as { check: string; status: string; fix?: string }[]
     expect(findings.find(({ check }) => check === 'driver')).toMatchObject({
       status: 'note',
