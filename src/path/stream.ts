@@ -31,7 +31,11 @@ export class StreamWire implements Wire {
     stream.unref()
   }
   #deliver(): void {
-    for (let f: Uint8Array | null; (f = this.#reader.next()) !== null; ) this.events?.onFrame(f)
+    for (;;) {
+      const frame = this.#reader.next()
+      if (frame === null) return
+      this.events?.onFrame(frame)
+    }
   }
   #lost(error: Error): void {
     this.#stream.close()

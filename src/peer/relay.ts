@@ -160,15 +160,12 @@ export class RelayClient implements Dialer {
       ))
     )
       return
-    await new Promise<void>((resolve, reject) => {
-      const timer = setTimeout(resolve, READY_MS)
-      const asked = {
-        resolve: () => (clearTimeout(timer), resolve()),
-        reject: (error: Error) => (clearTimeout(timer), reject(error)),
-      }
-      this.#asked.set(service, [...(this.#asked.get(service) ?? []), asked])
-      this.#control?.send({ type: RelayType.LISTEN, service })
+    const answer = new Promise<void>((resolve, reject) => {
+      this.#asked.set(service, [...(this.#asked.get(service) ?? []), { resolve, reject }])
     })
+    this.#control?.send({ type: RelayType.LISTEN, service })
+    const timer = setTimeout(() => this.#answer(service, null), READY_MS)
+    await answer.finally(() => clearTimeout(timer))
   }
 
   unlisten(service: string): void {

@@ -1,0 +1,245 @@
+/** Channels over the relay of a real daemon, between real processes: without a region, and beside one. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, expect, test } from 'vitest'
+import type { Channel, Peer, Server } from '../../src/index.js'
+import { type Daemon, scratch, sleep, startDaemon, vmring, within } from '../support/processes.js'
+import { type Remote, remote } from '../support/remote.js'
+
+interface State {
+  peer: Peer
+  server: Server
+  channel: Channel
+  sent: number
+  got: number
+  wrong: number
+  paths: string[]
+  over: boolean
+  ended: string | null
+  writing: Promise<void>
+  longest: number
+}
+
+let open: Remote<State>[] = []
+afterEach(async () => {
+  for (const one of open) one.child.kill('SIGKILL')
+  open = []
+})
+
+async function peer(region: string | null, relay: string): Promise<Remote<State>> {
+  const one = await remote<State>()
+  open.push(one)
+  await one.run(
+    async ({ vmring, state }, where, how) => {
+      state.peer = await vmring.attach({ region: where, relay: how })
+    },
+    region,
+    relay,
+  )
+  return one
+}
+
+const relayOf = (daemon: Daemon): string => `unix:${daemon.socket}.relay`
+const regionOf = (daemon: Daemon): string => `unix:${daemon.socket}`
+
+/** Opens 'orders' from one to the other, and keeps numbered messages of random sizes going both ways. */
+async function traffic(from: Remote<State>, to: Remote<State>, options: object = {}): Promise<void> {
+  const begin = async (
+    { vmring: _, state, sleep: pause }: { vmring: unknown; state: State; sleep(ms: number): Promise<void> },
+    channel?: Channel,
+  ) => {
+    if (channel !== undefined) state.channel = channel
+    Object.assign(state, { sent: 0, got: 0, wrong: 0, paths: [], over: false, ended: null, longest: 0 })
+    const { channel: c } = state
+    let last = performance.now()
+    c.on('path', (name) => state.paths.push(name))
+    c.closed.then((error) => {
+      state.ended = (error as { code?: string } | null)?.code ?? 'in order'
+    })
+    c.on('message', (message) => {
+      const now = performance.now()
+      state.longest = Math.max(state.longest, now - last)
+      last = now
+      const bytes = message.copy()
+      const view = new DataView(bytes.buffer, bytes.byteOffset)
+      const number = view.getUint32(0)
+      if (number !== state.got || bytes.some((byte, at) => at >= 4 && byte !== (number & 255))) state.wrong++
+      state.got++
+    })
+    const write = async () => {
+      while (!state.over && state.ended === null) {
+        const bytes = new Uint8Array(4 + ((state.sent * 7919) % 3000)).fill(state.sent & 255)
+        new DataView(bytes.buffer).setUint32(0, state.sent)
+        await c.send(bytes)
+        state.sent++
+        if (state.sent % 8 === 0) await pause(0)
+      }
+    }
+    state.writing = write().catch(() => {})
+  }
+  await to.run(async ({ state, tell }) => {
+    state.server = await state.peer.listen('orders')
+    state.server.once('channel', (channel: Channel) => {
+      state.channel = channel
+      tell('accepted')
+    })
+  })
+  await from.run(async ({ state }, how) => {
+    state.channel = await state.peer.connect('orders', { wait: 20_000, ...how })
+  }, options)
+  await to.next()
+  await Promise.all([from.run(begin as never), to.run(begin as never)])
+}
+
+const path = (one: Remote<State>) => one.run(({ state }) => state.channel.path)
+const got = (one: Remote<State>) => one.run(({ state }) => state.got)
+
+async function until(what: string, test: () => Promise<boolean>, limit = 50_000): Promise<void> {
+  const deadline = performance.now() + limit
+  while (!(await test())) {
+    if (performance.now() > deadline) throw new Error(`${what} did not come about`)
+    await sleep(20)
+  }
+}
+
+async function flowing(...all: Remote<State>[]): Promise<void> {
+  for (const one of all) {
+    const before = await got(one)
+    await until('traffic', async () => (await got(one)) > before + 50)
+  }
+}
+
+/** Ends the traffic; everything that was sent has come, once and in order. Returns what each has received. */
+async function settle(a: Remote<State>, b: Remote<State>): Promise<number[]> {
+  const finish = async ({ state }: { state: State }) => {
+    state.over = true
+    await state.writing
+    return state.sent
+  }
+  const [fromA, fromB] = await Promise.all([a.run(finish as never), b.run(finish as never)])
+  await until('the last delivery', async () => (await got(b)) === fromA && (await got(a)) === fromB)
+  for (const one of [a, b])
+    expect(await one.run(({ state }) => [state.wrong, state.ended])).toEqual([0, null])
+  return [fromB, fromA] as number[]
+}
+
+test('two processes without a region talk over the relay by themselves', async () => {
+  const daemon = await startDaemon()
+  const [a, b] = [await peer(null, relayOf(daemon)), await peer(null, relayOf(daemon))]
+  await traffic(a, b)
+  expect([await path(a), await path(b)]).toEqual(['unix', 'unix'])
+  await flowing(a, b)
+  // large ones as well, in fragments
+  const received = a.run(async ({ state, once }) => {
+    state.over = true
+    await state.writing
+    const server = await state.peer.listen('large')
+    const [channel] = (await once(server, 'channel')) as [Channel]
+    for await (const message of channel) return [message.length, message.copy()[4_999_999]]
+    return null
+  })
+  await b.run(async ({ state }) => {
+    state.over = true
+    await state.writing
+    const channel = await state.peer.connect('large', { wait: 20_000 })
+    await channel.send(new Uint8Array(5_000_000).fill(7))
+  })
+  expect(await received).toEqual([5_000_000, 7])
+  await settle(a, b)
+  const nobody = a.run(async ({ state }) => state.peer.connect('nobody'))
+  await expect(nobody).rejects.toMatchObject({ code: 'ECONNREFUSED' })
+  for (const one of [a, b]) await one.run(({ state }) => state.peer.close())
+})
+
+test('a process that dies, one that closes, and one that comes later', async () => {
+  const daemon = await startDaemon()
+  const [a, b] = [await peer(null, relayOf(daemon)), await peer(null, relayOf(daemon))]
+  await traffic(a, b)
+  await flowing(a, b)
+  b.child.kill('SIGKILL')
+  const closed = a.run(({ state }) => state.channel.closed.then((error) => (error as { code?: string }).code))
+  expect(await within(closed, 10_000, () => 'nobody noticed')).toBe('ERR_VMRING_PEER_GONE')
+  const waiting = a.run(async ({ state }) => {
+    const channel = await state.peer.connect('late', { wait: 30_000 })
+    return channel.path
+  })
+  await sleep(300)
+  const c = await peer(null, relayOf(daemon))
+  await c.run(async ({ state }) => void (await state.peer.listen('late')))
+  expect(await waiting).toBe('unix')
+})
+
+test('the daemon dies and comes back: a channel over its relay goes on', async () => {
+  const folder = scratch()
+  const daemon = await startDaemon([], folder)
+  const [a, b] = [await peer(null, relayOf(daemon)), await peer(null, relayOf(daemon))]
+  await traffic(a, b)
+  await flowing(a, b)
+  daemon.process.child.kill('SIGKILL')
+  await daemon.process.ended
+  await startDaemon([], folder)
+  await flowing(a, b)
+  await settle(a, b)
+})
+
+test('from shared memory to the relay and back: usePath(), and vmring revoke', async () => {
+  const daemon = await startDaemon()
+  const [a, b] = [
+    await peer(regionOf(daemon), relayOf(daemon)),
+    await peer(regionOf(daemon), relayOf(daemon)),
+  ]
+  await traffic(a, b)
+  expect(await path(a)).toBe('shm')
+  await a.run(({ state }) => state.channel.usePath('unix'))
+  expect([await path(a), await path(b)]).toEqual(['unix', 'unix'])
+  await flowing(a, b)
+  await b.run(({ state }) => state.channel.usePath('shm'))
+  expect([await path(a), await path(b)]).toEqual(['shm', 'shm'])
+  const uuid = await b.run(({ state }) => state.peer.uuid)
+  expect(await vmring(['revoke', uuid, '--socket', daemon.socket])).toMatchObject({ code: 0 })
+  await until('the revocation', async () => (await path(a)) === 'unix' && (await path(b)) === 'unix')
+  await flowing(a, b)
+  expect(await vmring(['revoke', uuid, '--restore', '--socket', daemon.socket])).toMatchObject({ code: 0 })
+  await until('the return', async () => (await path(a)) === 'shm' && (await path(b)) === 'shm')
+  await flowing(a, b)
+  await settle(a, b)
+  expect(await a.run(({ state }) => state.channel.stats().pathChanges)).toBe(4)
+})
+
+test('the policy decides who may listen and connect; a refusal is a typed error', async () => {
+  const folder = scratch()
+  const policy = join(folder, 'policy.json')
+  writeFileSync(
+    policy,
+    JSON.stringify({ rules: [{ who: 'uid:*', listen: ['orders', 'other'], connect: ['orders'] }] }),
+  )
+  const daemon = await startDaemon(['--policy', policy], folder)
+  const [a, b] = [await peer(null, relayOf(daemon)), await peer(null, relayOf(daemon))]
+  const forbidden = b.run(async ({ state }) => void (await state.peer.listen('secret')))
+  await expect(forbidden).rejects.toMatchObject({ code: 'ERR_VMRING_POLICY' })
+  await b.run(async ({ state }) => void (await state.peer.listen('other')))
+  const refused = a.run(async ({ state }) => void (await state.peer.connect('other')))
+  await expect(refused).rejects.toMatchObject({ code: 'ERR_VMRING_POLICY' })
+  // a path that was made for what is allowed does not lead to what is not
+  await traffic(a, b)
+  const sneaked = a.run(async ({ state }) => void (await state.peer.connect('other')))
+  await expect(sneaked).rejects.toMatchObject({ code: 'ERR_VMRING_POLICY' })
+  await settle(a, b)
+})
+
+test('a process that finds neither region nor relay says what it has tried', async () => {
+  const one = await remote<State>()
+  open.push(one)
+  const nothing = one.run(
+    async ({ vmring }, relay) => void (await vmring.attach({ region: null, relay })),
+    `unix:${scratch()}/nobody`,
+  )
+  await expect(nothing).rejects.toMatchObject({ code: 'ENOENT' })
+  for (const relay of ['vsock:', 'vsock:2:99999999999', 'unix:', 'tcp:1']) {
+    const wrong = one.run(
+      async ({ vmring }, how) => void (await vmring.attach({ region: null, relay: how })),
+      relay,
+    )
+    await expect(wrong).rejects.toMatchObject({ code: 'ERR_VMRING_RELAY_ADDRESS' })
+  }
+})
