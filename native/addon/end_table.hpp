@@ -50,6 +50,7 @@ struct EndEntry {
   bool fault_reported = false;
   uint32_t quiet = 0; // polls in a row that found nothing
   uint32_t reserved = 0;
+  uint64_t reserved_at = 0; // in the buffer
   const char* broken = nullptr; // what this layer found wrong
 
   std::unordered_map<uint64_t, uint64_t> filling; // large payloads being filled: offset in the section → length

@@ -37,20 +37,26 @@ int32_t send_obstacle(EndEntry* end) {
   return 0;
 }
 
+// Kind and total of a record that is to be published, checked as end_send and end_commit take them.
+Kind kind_argument(napi_env env, napi_value number, napi_value total_value, double& total) {
+  const Kind kind = static_cast<Kind>(to_u32(env, number, "the kind"));
+  total = to_double(env, total_value, "the total length");
+  if (kind != Kind::data && kind != Kind::frag && kind != Kind::frag_last && kind != Kind::fin) {
+    throw_range("the kind is DATA, FRAG, FRAG_LAST or FIN");
+  }
+  if (!(total >= 0 && total <= 9007199254740992.0)) throw_range("the total length must be at least 0");
+  if (total > 0 && kind != Kind::frag && kind != Kind::frag_last) throw_range("only a fragment has a total length");
+  return kind;
+}
+
 napi_value end_send(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const Arguments<4> arguments(env, info);
     EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
     const Bytes bytes = to_bytes(env, arguments[1], "the message");
-    const uint32_t number = to_u32(env, arguments[2], "the kind");
-    const double total = to_double(env, arguments[3], "the total length");
-    const Kind kind = static_cast<Kind>(number);
-    if (kind != Kind::data && kind != Kind::frag && kind != Kind::frag_last && kind != Kind::fin) {
-      throw_range("the kind is DATA, FRAG, FRAG_LAST or FIN");
-    }
-    if (!(total >= 0 && total <= 9007199254740992.0)) throw_range("the total length must be at least 0");
+    double total = 0;
+    const Kind kind = kind_argument(env, arguments[2], arguments[3], total);
     const bool first = total > 0;
-    if (first && kind != Kind::frag && kind != Kind::frag_last) throw_range("only a fragment has a total length");
     if (const int32_t obstacle = send_obstacle(end)) return make_int(env, obstacle);
     Producer<A>& outbox = end->core.tx();
     if (bytes.length > inline_limit(outbox.capacity())) return make_int(env, status::too_large);
@@ -90,21 +96,34 @@ napi_value end_reserve(napi_env env, napi_callback_info info) {
     const Send result = outbox.reserve(length, payload);
     if (result != Send::ok) return make_int(env, status_of(result));
     end->reserved = length;
-    return make_number(env, static_cast<double>(payload - end->mapping->data()));
+    end->reserved_at = static_cast<uint64_t>(payload - end->mapping->data());
+    return make_number(env, static_cast<double>(end->reserved_at));
   });
 }
 
 napi_value end_commit(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
-    const Arguments<2> arguments(env, info);
+    const Arguments<4> arguments(env, info);
     EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
-    const double length = to_double(env, arguments[1], "the length");
+    const double given = to_double(env, arguments[1], "the length");
+    double total = 0;
+    Kind kind = Kind::data;
+    if (type_of(env, arguments[2]) != napi_undefined) kind = kind_argument(env, arguments[2], arguments[3], total);
     if (const int32_t obstacle = send_obstacle(end)) return make_int(env, obstacle);
-    if (!end->core.tx().leased()) return make_int(env, status::lease);
-    if (!(length >= 0 && length <= end->reserved)) throw_range("the length is larger than what was reserved");
-    const Send result = end->core.tx().commit(static_cast<uint32_t>(length), Kind::data, false);
+    Producer<A>& outbox = end->core.tx();
+    if (!outbox.leased()) return make_int(env, status::lease);
+    if (!(given >= 0 && given <= end->reserved)) throw_range("the length is larger than what was reserved");
+    const uint32_t length = static_cast<uint32_t>(given);
+    const bool first = total > 0;
+    if (first && length < kTotalSize) throw_range("the total length stands in the first 8 bytes");
+    if (first) {
+      const uint64_t whole = static_cast<uint64_t>(total);
+      A::write_bytes(end->mapping->data() + end->reserved_at, &whole, sizeof whole);
+    }
+    const Send result = outbox.commit(length, kind, first);
     if (result != Send::ok) return make_int(env, status_of(result));
-    end->sent_bytes += static_cast<uint32_t>(length);
+    if (kind == Kind::fin) end->fin_sent = true;
+    end->sent_bytes += first ? length - kTotalSize : length;
     end->owner->published(*end);
     return make_int(env, status::ok);
   });

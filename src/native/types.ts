@@ -285,8 +285,11 @@ export interface EndFunctions {
   endSend(id: number, bytes: Uint8Array, kind: number, total: number): number
   /** Absolute payload offset of a reservation of exactly `length` bytes, or a Status. */
   endReserve(id: number, length: number): number
-  /** 1 or a Status; `length` at most the reserved one. Works on an end that has been retired meanwhile: returns Status.CLOSED and publishes nothing. */
-  endCommit(id: number, length: number): number
+  /**
+   * 1 or a Status; `length` at most the reserved one. Works on an end that has been retired meanwhile: returns Status.CLOSED and
+   * publishes nothing. `kind` and `total` as in endSend (DATA and 0 without them), but `total` takes the first 8 of the bytes.
+   */
+  endCommit(id: number, length: number, kind?: number, total?: number): number
   endAbort(id: number): number
   /** Next record without waiting: its Kind, 0 for none, or a Status below 0. Fills `scratch`. */
   endReceive(id: number): number

@@ -197,7 +197,8 @@ class NoBackend implements PeerBackend {
   close(): void {}
 }
 
-function side(incarnation: number, timing: Partial<Timing>): Named {
+/** A peer that no path leads to yet. */
+export function memorySide(incarnation: number, timing: Partial<Timing>): Named {
   const uuid = new Uint8Array(randomBytes(16))
   const hub = new SessionHub({ uuid, incarnation }, { ...fastTiming, ...timing })
   return { uuid, incarnation, hub, peer: new Peer(hub, new NoBackend()) }
@@ -243,8 +244,8 @@ export function memoryRig(
   plan = new FaultPlan(),
   options: FramePathOptions & { timing?: Partial<Timing> } = {},
 ): Rig {
-  const a = side(1, options.timing ?? {})
-  const b = side(7, options.timing ?? {})
+  const a = memorySide(1, options.timing ?? {})
+  const b = memorySide(7, options.timing ?? {})
   const pathOptions = { capacity: 16 * 1024, retryFirst: 4, retryMax: 40, ...options }
   const ref = (one: Named) => ({ uuid: one.uuid, incarnation: one.incarnation, section: -1 })
   const links: Link[] = []

@@ -11,6 +11,13 @@ import type { Peer, PeerBackend } from '../../src/peer/peer.js'
 import { Peer as PublicPeer } from '../../src/peer/peer.js'
 import { SessionHub } from '../../src/session/hub.js'
 import { FaultPlan, fastTiming, type Link, memoryRig, type Rig, randomFaults, wireUp } from './memory-path.js'
+import { streamRig } from './stream-path.js'
+
+async function streamPair(): Promise<Pair> {
+  const rig = streamRig({ capacity: 64 * 1024 })
+  await rig.link()
+  return { a: rig.a.peer, b: rig.b.peer, path: 'unix', close: () => rig.close() }
+}
 
 export interface Pair {
   a: Peer
@@ -63,6 +70,7 @@ export const pairKinds: PairKind[] = [
         false,
       ),
   },
+  { name: 'a stream, Unix socket', shared: false, open: streamPair },
   {
     name: 'shared memory, plain file',
     shared: true,

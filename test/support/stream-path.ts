@@ -1,0 +1,83 @@
+/** Two peers in one process, joined by stream wires over real Unix sockets. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { native } from '../../src/native/binding.js'
+import type { NativeStream, StreamHandlers } from '../../src/native/types.js'
+import { FramePath, type FramePathOptions } from '../../src/path/pump.js'
+import { StreamWire } from '../../src/path/stream.js'
+import type { Timing } from '../../src/session/repeat.js'
+import { memorySide, type Side } from './memory-path.js'
+
+const silent: StreamHandlers = { onRead() {}, onEnd() {}, onDrain() {}, onClose() {} }
+
+/** Two ends of one connection, neither reading. */
+export async function streamPair(buffer = 0): Promise<[NativeStream, NativeStream]> {
+  const directory = mkdtempSync(join(tmpdir(), 'vmring-test-'))
+  const path = join(directory, 'stream')
+  try {
+    return await new Promise((resolve, reject) => {
+      let near: NativeStream
+      const listener = native.streamListen(
+        { path },
+        { buffer },
+        {
+          onConnection(far) {
+            far.start(silent)
+            listener.close()
+            resolve([near, far])
+          },
+          onRefused: reject,
+        },
+      )
+      near = native.streamConnect({ path }, { ...silent, onClose: reject }, { buffer })
+    })
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+export interface StreamLink {
+  near: FramePath
+  far: FramePath
+  streams: [NativeStream, NativeStream]
+  /** Both sides lose the connection, and what is on it. */
+  cut(): void
+}
+
+export interface StreamRig {
+  a: Side
+  b: Side
+  link(name?: 'unix' | 'vsock'): Promise<StreamLink>
+  close(): Promise<void>
+}
+
+export function streamRig(
+  options: FramePathOptions & { timing?: Partial<Timing>; buffer?: number } = {},
+): StreamRig {
+  const a = memorySide(1, options.timing ?? {})
+  const b = memorySide(7, options.timing ?? {})
+  const links: StreamLink[] = []
+  const ref = (one: typeof a) => ({ uuid: one.uuid, incarnation: one.incarnation, section: -1 })
+  return {
+    a,
+    b,
+    async link(name = 'unix') {
+      const streams = await streamPair(options.buffer)
+      const near = new FramePath(new StreamWire(streams[0], { name }), ref(b), options)
+      const far = new FramePath(new StreamWire(streams[1], { name }), ref(a), options)
+      a.hub.addPath(near)
+      b.hub.addPath(far)
+      const link: StreamLink = { near, far, streams, cut: () => near.close(new Error('the test cut it')) }
+      links.push(link)
+      return link
+    },
+    async close() {
+      await Promise.all([a.peer.close(), b.peer.close()])
+      for (const { near, far } of links) {
+        near.close(new Error('the rig is taken down'))
+        far.close(new Error('the rig is taken down'))
+      }
+    },
+  }
+}
