@@ -258,7 +258,8 @@ export class Socket extends Duplex {
     this.#waiting = undefined
     this.#settle(error ?? closed(connecting))
     callback(error)
-    process.nextTick(() => {
+    // as late as net.Socket's, so that whoever still waits for a write hears of it before
+    setImmediate(() => {
       this.emit('close', error !== null)
       this.#onGone?.()
     })
