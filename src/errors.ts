@@ -231,13 +231,66 @@ export const errorTable = {
       'this runtime forbids buffers over foreign memory (Electron does), so ring memory cannot be shown',
     cure: 'run the part of the program that uses vmring in Node itself',
   },
+  ERR_VMRING_VSOCK_HANDSHAKE: {
+    raised: 'the Unix socket given as `uds` did not answer CONNECT with OK and a port',
+    cure: 'see that it is the vsock socket of Firecracker or Cloud Hypervisor',
+  },
+  ERR_SERVER_ALREADY_LISTEN: {
+    raised: 'listen() on a virtio socket server that listens already',
+    cure: 'close it first, or make another server',
+  },
+  ERR_SERVER_NOT_RUNNING: {
+    raised: 'close() on a virtio socket server that does not listen',
+    cure: 'there is nothing to close',
+  },
+  ERR_SOCKET_CLOSED: {
+    raised: 'a virtio socket was used after its end',
+    cure: 'make a new connection',
+  },
+  ERR_SOCKET_CLOSED_BEFORE_CONNECTION: {
+    raised: 'a virtio socket was destroyed while it was connecting',
+    cure: 'connect again',
+  },
   ECONNREFUSED: {
-    raised: 'nobody listens under that service name (within `wait`)',
+    raised: 'nobody listens under that service name (within `wait`), or at that virtio socket port',
     cure: 'start the listener, or give connect() a longer `wait`',
   },
   EADDRINUSE: {
-    raised: 'this peer already listens under that service name',
-    cure: 'close the other server first, or use another name',
+    raised:
+      'this peer already listens under that service name, or somebody at that virtio socket port or path',
+    cure: 'close the other server first, or use another name or port',
+  },
+  ENODEV: {
+    raised: 'no virtio socket transport leads to that CID, or this machine has no CID of its own',
+    cure: '`modprobe vmw_vsock_virtio_transport` in a guest with a vsock device, `modprobe vhost_vsock` on the host, `modprobe vsock_loopback` for CID 1',
+  },
+  EAFNOSUPPORT: {
+    raised: 'the kernel has no virtio sockets, or their module is not loaded',
+    cure: '`modprobe vsock`, and the transport as for ENODEV; for a container, on the machine outside',
+  },
+  EADDRNOTAVAIL: {
+    raised: 'listen() at a CID that is not one of this machine',
+    cure: 'leave `cid` out, use localCid(), or load the transport that brings the CID, as for ENODEV',
+  },
+  EACCES: {
+    raised: 'a virtio socket port below 1024, /dev/vsock or a socket file that this user may not use',
+    cure: 'use a port from 1024 on, or give the program CAP_NET_BIND_SERVICE or the user access to the file',
+  },
+  EPERM: {
+    raised: 'something forbids virtio sockets: the seccomp profile of a container, mostly',
+    cure: 'allow AF_VSOCK in that profile, or run outside the container',
+  },
+  ENOENT: {
+    raised: 'there is no such socket file, or the directory for it is missing',
+    cure: 'start what makes it first, or check the path',
+  },
+  EPIPE: {
+    raised: 'a virtio socket was written to after the other side had ended the connection',
+    cure: 'stop at `end`, or use allowHalfOpen',
+  },
+  ETIMEDOUT: {
+    raised: 'nobody with that CID answered in time, or the monitor of a `uds` did not',
+    cure: 'see that the virtual machine runs and has that CID, or give a longer connectTimeout',
   },
 } as const satisfies Record<string, ErrorEntry>
 

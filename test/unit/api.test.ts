@@ -32,7 +32,7 @@ test('region addresses', () => {
 
 test('every code has its cause and its cure', () => {
   for (const [code, { raised, cure }] of Object.entries(errorTable)) {
-    expect(code).toMatch(/^(ERR_VMRING_[A-Z_]+|E[A-Z]+)$/)
+    expect(code).toMatch(/^(ERR_VMRING_[A-Z_]+|ERR_(SERVER|SOCKET)_[A-Z_]+|E[A-Z]+)$/)
     expect(raised.length).toBeGreaterThan(10)
     expect(cure.length).toBeGreaterThan(10)
   }

@@ -1,0 +1,92 @@
+// vmring/vsock over AF_VSOCK: inside a guest, which talks to itself (vsock_loopback, CID 1). The checks run in one program there
+// (apps/vsock.mjs); here stands what they must have seen.
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Bed, type Guest } from './bed/index.js'
+
+const MiB = 1024 * 1024
+const app = join(import.meta.dirname, 'apps/vsock.mjs')
+
+let bed: Bed
+let guest: Guest
+
+beforeAll(async () => {
+  bed = await Bed.open()
+  guest = await bed.boot({ name: 'vsock', modules: [], iommu: false, memory: 1024, cpus: 2 })
+  // opening a socket would load the modules by itself
+  await guest.sh('echo /bin/false > /proc/sys/kernel/modprobe')
+}, 180_000)
+
+afterAll(() => bed?.close(), 30_000)
+
+async function phase(name: string, timeout = 120_000): Promise<Record<string, unknown>> {
+  const { stdout } = await guest.run([process.execPath, '--expose-gc', app, name], { timeout })
+  return JSON.parse(stdout)
+}
+
+const failure = (code: string, message: RegExp, more = {}) =>
+  expect.objectContaining({ code, message: expect.stringMatching(message), ...more })
+
+describe('modules that are missing are named', () => {
+  it('no virtio sockets at all', async () => {
+    const said = await phase('none')
+    const absent = failure('EAFNOSUPPORT', /modprobe vsock`/)
+    expect(said).toEqual({
+      connectLocal: absent,
+      connectHost: absent,
+      connectGuest: absent,
+      listenElsewhere: absent,
+      listenAny: absent,
+      localCid: failure('ENODEV', /modprobe vmw_vsock_virtio_transport.*modprobe vhost_vsock/),
+    })
+  })
+
+  it('the core without a transport', async () => {
+    await guest.sh('modprobe vsock')
+    const said = await phase('core')
+    expect(said).toEqual({
+      connectLocal: failure('ENODEV', /modprobe vsock_loopback`/, {
+        errno: -19,
+        syscall: 'connect',
+        address: '1',
+        port: 5000,
+      }),
+      connectHost: failure('ENODEV', /modprobe vmw_vsock_virtio_transport`.*vhost-vsock-pci/),
+      connectGuest: failure('ENODEV', /modprobe vhost_vsock`/),
+      listenElsewhere: failure('EADDRNOTAVAIL', /does not have this CID/, { address: '77', port: 5000 }),
+      listenLocal: failure('EADDRNOTAVAIL', /modprobe vsock_loopback`/),
+      localCid: failure('ENODEV', /no CID of its own/),
+    })
+  })
+})
+
+it('loopback: the whole suite', async () => {
+  await guest.sh('modprobe vsock_loopback')
+  const said = await phase('loopback', 600_000)
+  console.log(said)
+  expect(said).toEqual({
+    connectLocal: failure('ECONNREFUSED', /nobody listens at this port/),
+    connectHost: failure('ENODEV', /modprobe vmw_vsock_virtio_transport`/),
+    connectGuest: failure('ENODEV', /modprobe vhost_vsock`/),
+    listenElsewhere: failure('EADDRNOTAVAIL', /does not have this CID/),
+    localCid: expect.anything(),
+    addresses: { cid: null, listening: true, localCid: 1 },
+    bothWays: { bytes: 64 * MiB, seconds: expect.any(Number) },
+    thousand: { open: 2001, count: 1000, left: 0 },
+    halfClose: 'ok',
+    reset: { events: expect.arrayContaining(['close']) },
+    writeToReset: { code: expect.stringMatching(/^(EPIPE|ECONNRESET)$/) },
+    timeouts: 'ok',
+    slowReader: expect.anything(),
+    nobody: failure('ECONNREFUSED', /nobody listens/, { errno: -111, cause: 'ECONNRESET', address: '1' }),
+    inUse: failure('EADDRINUSE', /another socket listens/, { errno: -98, syscall: 'listen' }),
+    permission: failure('EACCES', /CAP_NET_BIND_SERVICE/, { errno: -13, syscall: 'listen', port: 1023 }),
+    aborted: { code: 'ABORT_ERR' },
+  })
+  const { held, queue, buffer, grown } = said.slowReader as Record<string, number>
+  // the kernel's credit (256 KiB), one chunk in the writer's queue, one read in the reader's
+  expect(held).toBeLessThan(2 * MiB)
+  expect(queue).toBeLessThan(MiB)
+  expect(buffer).toBeLessThan(MiB / 4)
+  expect(grown).toBeLessThan(40 * MiB)
+}, 660_000)
