@@ -75,7 +75,7 @@ export const errorTable = {
     cure: 'list the devices with `lspci -d 1af4:1110`',
   },
   ERR_VMRING_DEVICE_DRIVER: {
-    raised: 'the device is not bound to vfio-pci, which alone delivers its interrupts',
+    raised: 'the device has another driver than vfio-pci, which alone delivers its interrupts',
     cure: 'bind it: `vmring bind ADDRESS`',
   },
   ERR_VMRING_NO_VFIO: {

@@ -30,18 +30,28 @@ function describe({ memoryBytes, interrupts, driver }: PciDevice): string {
 }
 
 /**
- * Opens a device: by vfio-pci when it is bound to that, else through sysfs, without interrupts. Throws
+ * Opens a device: by vfio-pci when it is bound to that, without a driver through sysfs, without interrupts. Throws
  * ERR_VMRING_DEVICE_…, ERR_VMRING_NO_VFIO, ERR_VMRING_NO_IOMMU, ERR_VMRING_INTERRUPT_REMAPPING, ERR_VMRING_LOCKDOWN.
  */
 export function openDevice(address: string): NativeDevice {
   try {
-    const bound = native.Device.list().some((d) => d.address === address && d.driver === 'vfio-pci')
-    const device = bound ? native.Device.openVfio(address) : native.Device.openSysfs(address)
+    const driver = native.Device.list().find((d) => d.address === address)?.driver ?? ''
+    if (driver !== '' && driver !== 'vfio-pci') throw otherDriver(address, driver)
+    const device = driver !== '' ? native.Device.openVfio(address) : native.Device.openSysfs(address)
     if (device.slow) warnSlow(device)
     return device
   } catch (error) {
     throw explain(address, error)
   }
+}
+
+/** Whatever that driver is for, somebody wanted it: the device is not used behind its back. */
+function otherDriver(address: string, driver: string): VmringError {
+  return new VmringError(
+    'ERR_VMRING_DEVICE_DRIVER',
+    `${address} has the driver ${driver}; give it to vfio-pci with \`vmring bind ${address}\`, or to none with \`vmring unbind ${address}\``,
+    { address, details: { driver } },
+  )
 }
 
 function explain(address: string, error: unknown): unknown {
