@@ -2,7 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bed, type Guest, GuestError, JobError } from './bed/index.js'
+import { Bed, type Guest, GuestError, JobError } from '../../src/vm/index.js'
 
 let bed: Bed
 let guest: Guest
@@ -55,6 +55,38 @@ describe('jobs in a guest', () => {
     const left = 'grep -lz "^sleep" /proc/[0-9]*/cmdline 2>/dev/null | wc -l'
     await sleep(200)
     expect((await guest.sh(left)).stdout.trim()).toBe('0')
+  })
+})
+
+// In a guest, because there a program can be hidden and the network is none.
+describe('what a demo with guests needs, and this machine has not', () => {
+  const demo = [
+    process.execPath,
+    join(import.meta.dirname, '../../dist/cli/main.js'),
+    'demo',
+    '--vm',
+    '/etc/passwd',
+  ]
+
+  it('is named with the command that installs it', async () => {
+    const hide = ['qemu-system-x86_64', 'busybox'].map(
+      (name) => `mount --bind /dev/null $(command -v ${name})`,
+    )
+    const script = `${hide.join('; ')}; exec "$@"`
+    const job = guest.start(['unshare', '-m', '/bin/sh', '-ec', script, 'sh', ...demo])
+    const { code, stderr } = await job.done
+    expect(code).toBe(1)
+    expect(stderr).toContain('the programs qemu-system-x86_64, busybox')
+    expect(stderr).toContain('sudo apt-get install qemu-system-x86 busybox-static')
+    expect(stderr).toContain('ERR_VMRING_VM_MISSING')
+  })
+
+  it('if it is the kernel, its package is named, and the way without apt', async () => {
+    const { code, stderr } = await guest.start(demo, { env: { VMRING_VM_CACHE: '/root/empty' } }).done
+    expect(code).toBe(1)
+    expect(stderr).toContain('ERR_VMRING_VM_MISSING')
+    expect(stderr).toMatch(/linux-image-\S*amd64/)
+    expect(stderr).toContain('VMRING_VM_KERNEL')
   })
 })
 

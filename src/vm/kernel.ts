@@ -29,6 +29,7 @@ export interface Kernel {
 }
 
 const PACKAGE = 'linux-image-amd64'
+const OWN_KERNEL = `point VMRING_VM_KERNEL at an unpacked copy of Debian's package ${PACKAGE}`
 
 function cacheFolder(): string {
   if (process.env.VMRING_VM_CACHE) return process.env.VMRING_VM_CACHE
@@ -57,6 +58,8 @@ async function prepare(): Promise<Kernel> {
   const cache = cacheFolder()
   mkdirSync(cache, { recursive: true })
   const work = mkdtempSync(join(cache, 'work-'))
+  const clear = () => rmSync(work, { recursive: true, force: true })
+  process.once('exit', clear) // Ctrl-C during a download
   try {
     const given = process.env.VMRING_VM_KERNEL
     const source = given ?? (await kernelPackage(cache, work))
@@ -70,7 +73,8 @@ async function prepare(): Promise<Kernel> {
     prune(cache, target)
     return read(target)
   } finally {
-    rmSync(work, { recursive: true, force: true })
+    process.off('exit', clear)
+    clear()
   }
 }
 
@@ -111,12 +115,20 @@ async function kernelPackage(cache: string, work: string): Promise<string> {
   have.sort((a, b) => a.localeCompare(b, 'en', { numeric: true }))
   const newest = have.at(-1)
   if (newest !== undefined) return join(cache, newest)
-  const aptGet = needProgram('apt-get')
-  const { name, options } = await findPackage(aptGet, needProgram('apt-cache'), work)
-  await output(aptGet, [...options, 'download', name], { cwd: work, timeout: 300_000 })
+  const aptGet = findProgram('apt-get')
+  const aptCache = findProgram('apt-cache')
+  if (aptGet === null || aptCache === null)
+    throw new BedMissing('a kernel', `there is no apt here; ${OWN_KERNEL}`)
+  const { name, options } = await findPackage(aptGet, aptCache, work)
+  let said = 'it gave nothing'
+  await output(aptGet, [...options, 'download', name], { cwd: work, timeout: 300_000 }).catch(
+    (error: Error) => {
+      said = error.message
+    },
+  )
   const file = readdirSync(work).find((entry) => entry.endsWith('.deb'))
   if (file === undefined) {
-    throw new BedMissing(`the package ${name}`, 'apt-get downloaded nothing; see `apt-get download`')
+    throw new BedMissing(`Debian's package ${name}`, `apt-get could not download it (${said}); ${OWN_KERNEL}`)
   }
   renameSync(join(work, file), join(cache, file))
   return join(cache, file)
@@ -147,7 +159,7 @@ async function findPackage(
   if (name === null) {
     throw new BedMissing(
       `Debian's package ${PACKAGE}`,
-      'run `sudo apt-get update`; on another system point VMRING_VM_KERNEL at an unpacked copy of that package',
+      `run \`sudo apt-get update\`; on another system ${OWN_KERNEL}`,
     )
   }
   return { name, options }
@@ -164,7 +176,11 @@ async function versioned(aptCache: string, options: string[]): Promise<string | 
 
 async function make(unpacked: string, busybox: Buffer, target: string): Promise<void> {
   const image = readdirSync(join(unpacked, 'boot')).find((name) => name.startsWith('vmlinuz-'))
-  if (image === undefined) throw new BedMissing('a kernel', `there is no boot/vmlinuz-… in ${unpacked}`)
+  if (image === undefined)
+    throw new BedMissing(
+      'a kernel',
+      `${unpacked} has no boot/vmlinuz-…; point VMRING_VM_KERNEL at an unpacked linux-image package`,
+    )
   const version = image.slice('vmlinuz-'.length)
   const compressed = readFileSync(join(unpacked, 'boot', image))
   const plain = await decompressed(compressed)

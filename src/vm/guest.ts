@@ -48,7 +48,8 @@ export class Guest {
   /** milliseconds from power-on to the agent's first word */
   bootTime = 0
   #options: GuestOptions
-  #child!: ChildProcess
+  #child: ChildProcess | undefined
+  #killed = false
   #exit!: Promise<void>
   #dead = false
   #end = ''
@@ -60,7 +61,8 @@ export class Guest {
   #ready: { resolve(): void } | undefined
   #lifetime: NodeJS.Timeout | undefined
 
-  private constructor(
+  /** `folder` is an empty one of its own. */
+  constructor(
     private readonly folder: string,
     options: GuestOptions,
   ) {
@@ -69,20 +71,22 @@ export class Guest {
     this.#options = options
   }
 
-  /** Boots and returns when jobs can run. `folder` is an empty one of its own. */
-  static async boot(folder: string, options: GuestOptions = {}): Promise<Guest> {
-    const guest = new Guest(folder, options)
+  /** Resolves when jobs can run. Once. */
+  async boot(): Promise<void> {
     try {
-      await guest.#boot()
+      await this.#boot()
     } catch (error) {
-      await guest.kill()
+      await this.kill()
       throw error
     }
-    return guest
   }
 
   get pid(): number {
-    return this.#child.pid ?? -1
+    return this.#child?.pid ?? -1
+  }
+
+  get accelerator(): string {
+    return process.env.VMRING_VM_ACCEL ?? 'tcg,thread=multi'
   }
 
   get dead(): boolean {
@@ -106,7 +110,7 @@ export class Guest {
       `${this.name}: ${argv.join(' ')}`,
       folder,
       this.#jobHost(),
-      options.timeout ?? 60_000,
+      options.timeout ?? 120_000,
     )
     if (this.#dead) job.lose(`the guest is dead (${this.#end})`)
     else {
@@ -211,6 +215,7 @@ export class Guest {
   /** kill -9 for QEMU. Returns when the process is gone. */
   async kill(): Promise<void> {
     clearTimeout(this.#lifetime)
+    this.#killed = true
     if (this.#child === undefined) return
     if (!this.#dead) this.#child.kill('SIGKILL')
     await this.#exit
@@ -218,6 +223,7 @@ export class Guest {
 
   async #boot(): Promise<void> {
     const { version, image, initramfs } = await kernel()
+    if (this.#killed) throw this.#error('was given up before it booted')
     mkdirSync(this.share, { recursive: true })
     const args = this.#arguments(image, initramfs)
     writeFileSync(join(this.folder, 'command'), `${args.join(' ')}\n# kernel ${version}\n`)
@@ -250,10 +256,9 @@ export class Guest {
     this.#ports = [...(options.devices ?? []), ...Array<null>(options.sparePorts ?? 1).fill(null)]
     const append = `console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off nokaslr ${iommu ? 'intel_iommu=on' : ''}
       vmring.modules=${modules.join()} ${options.append ?? ''}`
-    const accelerator = process.env.VMRING_VM_ACCEL ?? 'tcg,thread=multi'
     return [
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-net', 'none'],
-      ...['-accel', accelerator, '-cpu', 'max', '-M', `q35${iommu ? ',kernel-irqchip=split' : ''}`],
+      ...['-accel', this.accelerator, '-cpu', 'max', '-M', `q35${iommu ? ',kernel-irqchip=split' : ''}`],
       ...['-m', String(options.memory ?? 512), '-smp', String(options.cpus ?? 1)],
       ...(iommu ? ['-device', `intel-iommu,intremap=${iommu === 'no-remap' ? 'off' : 'on'}`] : []),
       ...['-kernel', image, '-initrd', initramfs, '-append', append.replace(/\s+/g, ' ').trim()],
