@@ -76,7 +76,7 @@ export function parsePolicy(text: string, file: string): Policy {
   try {
     root = JSON.parse(text)
   } catch (error) {
-    throw wrong(lineOf(text, (error as Error).message), `is no JSON: ${(error as Error).message}`)
+    throw wrong(`line ${brokenLine(text)}`, `is no JSON: ${(error as Error).message}`)
   }
   const object = (value: unknown, field: string, keys: readonly string[]): Record<string, unknown> => {
     if (typeof value !== 'object' || value === null || Array.isArray(value))
@@ -153,9 +153,35 @@ function shown(value: unknown): string {
   return (JSON.stringify(value) ?? String(value)).slice(0, 60)
 }
 
-/** V8 gives a position, or none when the text ends too early. */
-function lineOf(text: string, message: string): string {
-  const position = /position (\d+)/.exec(message)?.[1]
-  const before = position === undefined ? text.trimEnd() : text.slice(0, Number(position))
-  return `line ${before.split('\n').length}`
+/** The line where a text stops being JSON. JSON.parse knows, but what it says differs between versions of V8. */
+function brokenLine(text: string): number {
+  let at = 0
+  const take = (token: RegExp): boolean => {
+    token.lastIndex = at
+    const [found] = token.exec(text) ?? []
+    if (found !== undefined) at += found.length
+    space.lastIndex = at
+    at += space.exec(text)![0].length
+    return found !== undefined
+  }
+  const list = (end: RegExp, entry: () => boolean): boolean => {
+    if (take(end)) return true
+    do if (!entry()) return false
+    while (take(/,/y))
+    return take(end)
+  }
+  // no policy nests deeper; a text of a million brackets must not either
+  const value = (depth: number): boolean => {
+    if (depth > 16) return false
+    if (take(/\{/y)) return list(/\}/y, () => take(string) && take(/:/y) && value(depth + 1))
+    if (take(/\[/y)) return list(/\]/y, () => value(depth + 1))
+    return take(string) || take(/-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y)
+  }
+  take(/^/y)
+  value(0)
+  return text.slice(0, at).split('\n').length
 }
+
+const space = /[ \t\r\n]*/y
+// biome-ignore lint/suspicious/noControlCharactersInRegex: JSON forbids them in texts
+const string = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y

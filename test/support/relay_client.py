@@ -108,10 +108,15 @@ def connect(path):
 
 
 class Connection:
-    def __init__(self, name, path, talk):
+    def __init__(self, name, path, talk, uid):
         self.name = name
         self.talk = talk
-        self.sock = connect(path)
+        # the kernel notes the effective user at the moment of connect()
+        os.seteuid(uid)
+        try:
+            self.sock = connect(path)
+        finally:
+            os.seteuid(os.getuid())
         self.sock.setblocking(False)
         self.buffer = b""
         self.raw = False
@@ -186,7 +191,7 @@ def obey(talk, connections, command):
     op, name = command["op"], command.get("id")
     if op == "connect":
         try:
-            connections[name] = Connection(name, command["path"], talk)
+            connections[name] = Connection(name, command["path"], talk, command.get("uid", os.getuid()))
         except OSError as error:
             say(event="failed", id=name, error=error.strerror)
             return
