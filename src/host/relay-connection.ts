@@ -109,16 +109,16 @@ export class Connection implements Leg {
     this.#timer = setTimeout(look, IDLE_MS)
   }
 
-  /** DIAL or TAKE was good: nothing more is read; what came behind the frame is kept. */
+  /** DIAL or TAKE was good: what comes behind the frame is kept, up to a frame's length; an end gives the call up. */
   becomeWaiting(): void {
     this.#enter('waiting')
-    this.stream.pause()
-    this.early = this.#reader.rest()
+    this.#keep(this.#reader.rest())
   }
 
   /** From here on its bytes are the splice's. */
   handle(handlers: Omit<StreamHandlers, 'onConnect'>): void {
     this.#enter('spliced')
+    this.stream.pause()
     this.#buffer = new Uint8Array(0)
     this.#splice = handlers
   }
@@ -171,9 +171,18 @@ export class Connection implements Leg {
       if (this.#discarded > LINGER_BYTES) this.close()
       return
     }
+    if (this.#state === 'waiting') {
+      this.#keep(this.#buffer.slice(0, length))
+      return
+    }
     this.#heard = Date.now()
     this.#reader.push(this.#buffer.subarray(0, length))
     this.#process()
+  }
+
+  #keep(bytes: Uint8Array): void {
+    this.early = this.early.length === 0 ? bytes : Buffer.concat([this.early, bytes])
+    if (this.early.length >= MAX_RELAY_FRAME) this.stream.pause()
   }
 
   #process(): void {

@@ -314,7 +314,10 @@ describe('the policy file', () => {
       grants: ['app-*', 'time'],
     })
     expect(await talk.next('d4', 'SPLICED')).not.toHaveProperty('grants')
-    expect(daemon.process.errors).toMatch(/"origin":"uid:54321","reason":"POLICY"/)
+    await until(
+      () => daemon.process.errors.includes(`"origin":"uid:${guest}","reason":"POLICY"`),
+      'a line in the log',
+    )
     expect((await relayOf(daemon)).counters.refused).toEqual({ POLICY: 4 })
   })
 
