@@ -251,6 +251,14 @@ export const errorTable = {
     raised: 'a virtio socket was destroyed while it was connecting',
     cure: 'connect again',
   },
+  ERR_VMRING_VM_MISSING: {
+    raised: '`vmring demo --vm` boots guests, and QEMU, busybox, kmod or a kernel for that is not here',
+    cure: 'run the command in the message (on Debian or Ubuntu `sudo apt-get install qemu-system-x86 busybox-static kmod`)',
+  },
+  ERR_VMRING_VM_GUEST: {
+    raised: 'a guest that was booted for `vmring demo --vm` did not come up, died, or a program in it failed',
+    cure: 'read what it said last, in the message; on a machine that is busy with other things try again later',
+  },
   ECONNREFUSED: {
     raised: 'nobody listens under that service name (within `wait`), or at that virtio socket port',
     cure: 'start the listener, or give connect() a longer `wait`',

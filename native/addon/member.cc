@@ -266,18 +266,22 @@ void Member::demand(uint32_t attention) {
   uv_async_send(&handles_->async);
 }
 
-void Member::tick(uint64_t now) {
+uint64_t Member::tick(uint64_t now) {
   uint32_t attention = 0;
   if (mapping_->lost()) {
     if ((attention_.load() & kLost) == 0 && !lost_reported_.load()) demand(kLost);
-    return;
+    return kTickMilliseconds;
   }
   uint64_t* heartbeat = view_of(options_.section).heartbeat();
   A::store_relaxed(heartbeat, A::load_relaxed(heartbeat) + 1);
   // We were stopped ourselves (SIGSTOP, a paused machine): that says nothing about the others.
-  const bool paused = now - last_tick_ > 3 * kTickMilliseconds;
+  const bool paused = now - last_tick_ > next_tick_ + 2 * kTickMilliseconds;
   last_tick_ = now;
   const bool asleep = asleep_.load(std::memory_order_acquire);
+  const uint32_t nap = naps_.load(std::memory_order_relaxed);
+  // Whoever is not woken by interrupts counts on the tick, and a suspicion wants to be settled soon.
+  bool idle = asleep && nap == last_nap_ && options_.doorbell >= 0;
+  last_nap_ = nap;
   for (uint32_t i = 0; i < others_.size(); ++i) {
     if (i == options_.section) continue;
     Watch& watch = watch_[i];
@@ -296,9 +300,12 @@ void Member::tick(uint64_t now) {
       watch.watched = incarnation;
       watch.heartbeat = beat;
       watch.since = now;
-    } else if (now - watch.since >= 1000 && !watch.stalled.load()) {
-      watch.stalled.store(true);
-      attention |= kStall;
+    } else if (!watch.stalled.load()) {
+      idle = false;
+      if (now - watch.since >= 1000) {
+        watch.stalled.store(true);
+        attention |= kStall;
+      }
     }
     // Rung while we sleep, and still unheard at the next tick: the interrupt was dropped. Without interrupts at all, the
     // tick is the doorbell of a member that has been idle for long.
@@ -308,8 +315,14 @@ void Member::tick(uint64_t now) {
       attention |= kBell;
     }
     watch.strange = strange;
+    if (strange) idle = false;
   }
-  if (attention != 0) demand(attention);
+  if (attention != 0) {
+    demand(attention);
+    idle = false;
+  }
+  next_tick_ = idle ? kIdleTickMilliseconds : kTickMilliseconds;
+  return next_tick_;
 }
 
 } // namespace vmring::addon

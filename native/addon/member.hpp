@@ -146,7 +146,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   };
   enum Attention : uint32_t { kTable = 1, kStall = 2, kBell = 4, kLost = 8 };
 
-  void tick(uint64_t now) override;
+  uint64_t tick(uint64_t now) override;
   void demand(uint32_t attention);
   uint64_t signature(uint32_t section) const;
   uint32_t bell_total(uint32_t section) const;
@@ -202,7 +202,10 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   std::atomic<bool> asleep_{false};
   std::atomic<bool> lost_reported_{false};
   std::atomic<uint64_t> rescued_{0};
+  std::atomic<uint32_t> naps_{0}; // how often the loop has gone to sleep
+  uint32_t last_nap_ = 0;         // thread's own from here on
   uint64_t last_tick_ = 0;
+  uint64_t next_tick_ = kTickMilliseconds;
 };
 
 } // namespace vmring::addon

@@ -55,6 +55,7 @@ bool Member::may_sleep() {
   if (signalled_ || attention_.load() != 0 || !events_.empty()) return false;
   if (!park_active()) return false;
   sleeper_.announce();
+  naps_.store(naps_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   asleep_.store(true, std::memory_order_release);
   if (has_news()) {
     woke();

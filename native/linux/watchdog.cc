@@ -44,9 +44,12 @@ void* run(void* argument) {
     if (poll(&entry, 1, before < due ? static_cast<int>(due - before) : 0) > 0) return nullptr;
     const uint64_t now = steady_milliseconds();
     if (now < due) continue;
-    due = now + kTickMilliseconds; // after a pause of the machine: one tick, not all that were missed
-    const std::lock_guard<std::mutex> lock(shared().members);
-    for (Watched* watched : shared().watched) watched->tick(now);
+    uint64_t delay = kIdleTickMilliseconds;
+    {
+      const std::lock_guard<std::mutex> lock(shared().members);
+      for (Watched* watched : shared().watched) delay = std::min(delay, watched->tick(now));
+    }
+    due = now + delay; // after a pause of the machine: one tick, not all that were missed
   }
 }
 

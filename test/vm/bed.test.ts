@@ -2,7 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bed, type Guest, GuestError, JobError } from './bed/index.js'
+import { Bed, type Guest, GuestError, JobError } from '../../src/vm/index.js'
 
 let bed: Bed
 let guest: Guest

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Channel } from '../../src/index.js'
-import { Bed, type Guest } from './bed/index.js'
+import { Bed, type Guest } from '../../src/vm/index.js'
 import { sparseFile } from './hub.js'
 import {
   checksum,
@@ -134,27 +134,34 @@ describe('64 MiB by vmring cat', () => {
 describe('a receiver that sleeps', () => {
   it('costs nothing, and is woken by MSI-X', async () => {
     const app = join(import.meta.dirname, 'apps/idle.mjs')
-    const job = b.start([process.execPath, app, `pci:${doorbell}`], { timeout: 200_000 })
-    await job.until(/ready/)
+    // The engine collects garbage once more eight seconds after work, on its own threads; that is no cost of waiting.
+    const node = [process.execPath, '--no-memory-reducer']
+    const job = b.start([...node, app, `pci:${doorbell}`], { timeout: 200_000 })
+    await job.until(/ready/, 60_000)
     await withHost(`unix:${daemon.socket}`, async (peer) => {
       const channel = await peer.connect('idle', { wait: 5000 })
       channel.trySend(new Uint8Array(8))
       const heard = JSON.parse((await job.until(/({"said":"heard".*})/))[1]!)
       await sleep(5000) // what the start set going
-      // clock ticks of 10 ms, in user and in system mode, seen from outside
-      const ticks = () =>
-        b
-          .sh(`cut -d' ' -f14,15 /proc/${job.pid}/stat`)
-          .then(({ stdout }) => stdout.split(' ').reduce((sum, field) => sum + Number(field), 0))
-      // The least of a few: a guest that waits for the host's processor charges the wait to whoever runs in it.
-      const used: number[] = []
-      while (used.length < 4 && Math.min(...used) > 2) {
-        const before = await ticks()
-        await sleep(10_000)
-        used.push((await ticks()) - before)
+      // Clock ticks of 10 ms, in user and in system mode, seen from outside, and times on a processor of all threads.
+      const look = `cut -d' ' -f14,15 /proc/${job.pid}/stat; cat /proc/${job.pid}/task/*/schedstat | cut -d' ' -f3`
+      const usage = (text: string) => {
+        const [ticks, ...runs] = text.trim().split('\n')
+        const sum = (numbers: string[]) => numbers.reduce((total, number) => total + Number(number), 0)
+        return { ticks: sum(ticks!.split(' ')), runs: sum(runs) }
       }
-      console.log(`ticks in 10 s: ${used}`)
-      expect(Math.min(...used)).toBeLessThanOrEqual(2)
+      // The least of a few: a guest that waits for the host's processor charges the wait to whoever runs in it.
+      const used: { ticks: number; runs: number }[] = []
+      const least = () => Math.min(...used.map(({ ticks }) => ticks))
+      while (used.length < 6 && least() > 2) {
+        const { stdout } = await b.sh(`${look}; echo --; sleep 10; ${look}`)
+        const [before, after] = stdout.split('--').map(usage)
+        used.push({ ticks: after!.ticks - before!.ticks, runs: after!.runs - before!.runs })
+      }
+      console.log('a sleeping receiver, in 10 s:', used)
+      expect(least()).toBeLessThanOrEqual(2)
+      // two heartbeats a second, and nothing else: whoever polls is on the processor far more often
+      expect(Math.min(...used.map(({ runs }) => runs))).toBeLessThan(50)
       channel.trySend(new Uint8Array(8))
       const woken = JSON.parse((await job.until(/({"said":"woken".*})/))[1]!)
       expect(woken.wakeups).toBeGreaterThan(heard.wakeups)

@@ -1,7 +1,7 @@
 // native/linux on real devices in real guests: what is found, what is in the way, and the price of a round trip.
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bed, type Guest, type Job } from './bed/index.js'
+import { Bed, type Guest, type Job } from '../../src/vm/index.js'
 import { type Hub, sparseFile, startHub } from './hub.js'
 import { compile, probeDevices } from './programs.js'
 

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import type { Finding } from '../../src/cli/finding.js'
 import { native } from '../../src/native/binding.js'
-import { Bed, type Guest } from './bed/index.js'
+import { Bed, type Guest } from '../../src/vm/index.js'
 import { sparseFile } from './hub.js'
 import { cli, Daemon, MiB, setDriver } from './ring.js'
 

@@ -1,7 +1,7 @@
 // Guests in which a device cannot be used: each reason has a name of its own.
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bed, type Guest } from './bed/index.js'
+import { Bed, type Guest } from '../../src/vm/index.js'
 import { sparseFile } from './hub.js'
 import { compile, probeDevices } from './programs.js'
 import { cli, MiB, setDriver } from './ring.js'

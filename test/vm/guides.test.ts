@@ -4,8 +4,8 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bed, type Guest, type Job } from './bed/index.js'
-import { output } from './bed/tools.js'
+import { Bed, type Guest, type Job } from '../../src/vm/index.js'
+import { output } from '../../src/vm/tools.js'
 import { cli } from './ring.js'
 
 const page = readFileSync(resolve(import.meta.dirname, '../../docs/guides/walkthroughs.md'), 'utf8')

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { hostStatus } from '../../src/host/admin-client.js'
 import { attach } from '../../src/index.js'
-import { Bed, type Guest, type Job } from './bed/index.js'
+import { Bed, type Guest, type Job } from '../../src/vm/index.js'
 import { Daemon, devices, setDriver } from './ring.js'
 import { type Peer, Talk } from './talk.js'
 

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { Bed, type Guest } from './bed/index.js'
+import { Bed, type Guest } from '../../src/vm/index.js'
 import { Daemon, devices, MiB, setDriver } from './ring.js'
 
 const app = join(import.meta.dirname, 'apps/mesh.mjs')

@@ -2,7 +2,7 @@
 import { execFile } from 'node:child_process'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import type { Guest } from './bed/index.js'
+import type { Guest } from '../../src/vm/index.js'
 
 const run = promisify(execFile)
 const here = import.meta.dirname

@@ -6,7 +6,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { attach } from '../../src/index.js'
-import type { Guest, Job, JobOptions } from './bed/index.js'
+import type { Guest, Job, JobOptions } from '../../src/vm/index.js'
 
 export const MiB = 1 << 20
 const root = resolve(import.meta.dirname, '../..')

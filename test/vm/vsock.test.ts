@@ -2,7 +2,7 @@
 // (apps/vsock.mjs); here stands what they must have seen.
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bed, type Guest } from './bed/index.js'
+import { Bed, type Guest } from '../../src/vm/index.js'
 
 const MiB = 1024 * 1024
 const app = join(import.meta.dirname, 'apps/vsock.mjs')

@@ -1,4 +1,4 @@
-// The VM test bed: real guests under unmodified QEMU, booted in seconds without KVM, without root and without installing
+// A bed of guests, for `vmring demo --vm` and the VM tests: real ones under unmodified QEMU, booted in seconds without KVM, without root and without installing
 // anything beyond qemu-system-x86, busybox-static and kmod.
 //
 //   await using bed = await Bed.open()
@@ -10,18 +10,23 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { BedMissing } from './errors.js'
 import { Guest, type GuestOptions } from './guest.js'
+import { needPrograms } from './tools.js'
 
 export type { Device, DoorbellDevice, PlainDevice } from './devices.js'
 export { BedMissing, GuestError, JobError } from './errors.js'
 export { Guest, type GuestOptions } from './guest.js'
-export { Job, type JobOptions, type JobResult, quote } from './job.js'
+export { Job, type JobOptions, type JobResult } from './job.js'
 export { kernel } from './kernel.js'
 
 export class Bed {
   readonly folder: string
   readonly guests: Guest[] = []
   #count = 0
+  #closed = false
+  /** those that are still booting too */
+  #all = new Set<Guest>()
 
   private constructor(folder: string) {
     this.folder = folder
@@ -29,6 +34,13 @@ export class Bed {
 
   /** A short name in /tmp: Unix sockets lie in it, whose paths end at 107 bytes. */
   static async open(): Promise<Bed> {
+    if (process.arch !== 'x64') {
+      throw new BedMissing(
+        'an x86-64 machine',
+        'guests run the programs of this machine, on a kernel for x86-64',
+      )
+    }
+    needPrograms(['qemu-system-x86_64', 'busybox', 'depmod', 'modprobe'])
     return new Bed(mkdtempSync(join(tmpdir(), 'vmbed-')))
   }
 
@@ -37,7 +49,10 @@ export class Bed {
     const name = options.name ?? `g${this.#count}`
     const folder = join(this.folder, `${this.#count++}-${name}`)
     mkdirSync(folder)
-    const guest = await Guest.boot(folder, { ...options, name })
+    const guest = new Guest(folder, { ...options, name })
+    this.#all.add(guest)
+    if (this.#closed) await guest.kill() // it says so itself when it is to boot
+    await guest.boot()
     this.guests.push(guest)
     return guest
   }
@@ -57,7 +72,8 @@ export class Bed {
 
   /** Kills what still runs and removes all files. */
   async close(): Promise<void> {
-    await Promise.all(this.guests.map((guest) => guest.kill()))
+    this.#closed = true
+    await Promise.all([...this.#all].map((guest) => guest.kill()))
     rmSync(this.folder, { recursive: true, force: true })
   }
 

@@ -1,35 +1,33 @@
 // What the bed throws. Every message says what to do, or carries what the guest said last.
+import { VmringError } from '../errors.js'
 
-/** Something that the bed needs is not on this machine. */
-export class BedMissing extends Error {
-  override name = 'BedMissing'
-  constructor(
-    readonly missing: string,
-    readonly cure: string,
-  ) {
-    super(`the VM test bed needs ${missing}: ${cure}`)
+/** Something that guests need is not on this machine. */
+export class BedMissing extends VmringError {
+  constructor(missing: string, cure: string) {
+    super('ERR_VMRING_VM_MISSING', `booting guests needs ${missing}: ${cure}`)
   }
 }
 
 /** A guest did not do what it was told in time, or died. `console` is what it printed last. */
-export class GuestError extends Error {
-  override name = 'GuestError'
+export class GuestError extends VmringError {
   constructor(
     message: string,
     readonly guest: string,
     readonly console: string,
   ) {
-    super(`guest ${guest}: ${message}${console ? `\n--- last lines of its console\n${console}` : ''}`)
+    super(
+      'ERR_VMRING_VM_GUEST',
+      `guest ${guest}: ${message}${console ? `\n--- last lines of its console\n${console}` : ''}`,
+    )
   }
 }
 
 /** A job in a guest failed or ran too long. */
-export class JobError extends Error {
-  override name = 'JobError'
+export class JobError extends VmringError {
   constructor(
     message: string,
-    /** exit code, or −1 when it did not end */
-    readonly code: number,
+    /** −1 when it did not end */
+    readonly exitCode: number,
     readonly stdout: string,
     readonly stderr: string,
     console: string,
@@ -38,7 +36,7 @@ export class JobError extends Error {
     for (const [name, text] of Object.entries({ stdout, stderr, console })) {
       if (text.trim() !== '') parts.push(`--- ${name}\n${tail(text)}`)
     }
-    super(parts.join('\n'))
+    super('ERR_VMRING_VM_GUEST', parts.join('\n'))
   }
 }
 

@@ -31,14 +31,19 @@ export function findProgram(name: string): string | null {
 }
 
 export function needProgram(name: string): string {
-  const path = findProgram(name)
-  if (path === null) {
-    throw new BedMissing(
-      `the program ${name}`,
-      `on Debian or Ubuntu run \`sudo apt-get install ${PACKAGES[name] ?? name}\``,
-    )
-  }
-  return path
+  needPrograms([name])
+  return findProgram(name)!
+}
+
+/** Throws one error for all that are not there. */
+export function needPrograms(names: string[]): void {
+  const missing = names.filter((name) => findProgram(name) === null)
+  if (missing.length === 0) return
+  const packages = new Set(missing.map((name) => PACKAGES[name] ?? name))
+  throw new BedMissing(
+    `the program${missing.length > 1 ? 's' : ''} ${missing.join(', ')}`,
+    `on Debian or Ubuntu run \`sudo apt-get install ${[...packages].join(' ')}\``,
+  )
 }
 
 /** Output of a program; throws with what it said when it fails or takes longer than `timeout` ms. */

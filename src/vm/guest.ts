@@ -48,7 +48,8 @@ export class Guest {
   /** milliseconds from power-on to the agent's first word */
   bootTime = 0
   #options: GuestOptions
-  #child!: ChildProcess
+  #child: ChildProcess | undefined
+  #killed = false
   #exit!: Promise<void>
   #dead = false
   #end = ''
@@ -60,7 +61,8 @@ export class Guest {
   #ready: { resolve(): void } | undefined
   #lifetime: NodeJS.Timeout | undefined
 
-  private constructor(
+  /** `folder` is an empty one of its own. */
+  constructor(
     private readonly folder: string,
     options: GuestOptions,
   ) {
@@ -69,20 +71,18 @@ export class Guest {
     this.#options = options
   }
 
-  /** Boots and returns when jobs can run. `folder` is an empty one of its own. */
-  static async boot(folder: string, options: GuestOptions = {}): Promise<Guest> {
-    const guest = new Guest(folder, options)
+  /** Resolves when jobs can run. Once. */
+  async boot(): Promise<void> {
     try {
-      await guest.#boot()
+      await this.#boot()
     } catch (error) {
-      await guest.kill()
+      await this.kill()
       throw error
     }
-    return guest
   }
 
   get pid(): number {
-    return this.#child.pid ?? -1
+    return this.#child?.pid ?? -1
   }
 
   get dead(): boolean {
@@ -211,6 +211,7 @@ export class Guest {
   /** kill -9 for QEMU. Returns when the process is gone. */
   async kill(): Promise<void> {
     clearTimeout(this.#lifetime)
+    this.#killed = true
     if (this.#child === undefined) return
     if (!this.#dead) this.#child.kill('SIGKILL')
     await this.#exit
@@ -218,6 +219,7 @@ export class Guest {
 
   async #boot(): Promise<void> {
     const { version, image, initramfs } = await kernel()
+    if (this.#killed) throw this.#error('was given up before it booted')
     mkdirSync(this.share, { recursive: true })
     const args = this.#arguments(image, initramfs)
     writeFileSync(join(this.folder, 'command'), `${args.join(' ')}\n# kernel ${version}\n`)

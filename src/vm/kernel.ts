@@ -57,6 +57,8 @@ async function prepare(): Promise<Kernel> {
   const cache = cacheFolder()
   mkdirSync(cache, { recursive: true })
   const work = mkdtempSync(join(cache, 'work-'))
+  const clear = () => rmSync(work, { recursive: true, force: true })
+  process.once('exit', clear) // Ctrl-C during a download
   try {
     const given = process.env.VMRING_VM_KERNEL
     const source = given ?? (await kernelPackage(cache, work))
@@ -70,7 +72,8 @@ async function prepare(): Promise<Kernel> {
     prune(cache, target)
     return read(target)
   } finally {
-    rmSync(work, { recursive: true, force: true })
+    process.off('exit', clear)
+    clear()
   }
 }
 
@@ -164,7 +167,11 @@ async function versioned(aptCache: string, options: string[]): Promise<string | 
 
 async function make(unpacked: string, busybox: Buffer, target: string): Promise<void> {
   const image = readdirSync(join(unpacked, 'boot')).find((name) => name.startsWith('vmlinuz-'))
-  if (image === undefined) throw new BedMissing('a kernel', `there is no boot/vmlinuz-… in ${unpacked}`)
+  if (image === undefined)
+    throw new BedMissing(
+      'a kernel',
+      `${unpacked} has no boot/vmlinuz-…; point VMRING_VM_KERNEL at an unpacked linux-image package`,
+    )
   const version = image.slice('vmlinuz-'.length)
   const compressed = readFileSync(join(unpacked, 'boot', image))
   const plain = await decompressed(compressed)
