@@ -1,7 +1,8 @@
 /**
- * The two processes of `vmring demo`, started by it with an IPC channel; no public command. The receiver offers the same
- * two services twice, over shared memory and over Unix sockets: `file` takes a file and answers with its SHA-256, `echo`
- * sends back what it gets. The sender does the work and takes the times.
+ * The two processes of `vmring demo`, started by it, with an IPC channel on this machine, without one in a guest, where
+ * they say on standard output what they have to say; no public command. The receiver offers the same two services twice,
+ * over shared memory and over sockets: `file` takes a file and answers with its SHA-256, `echo` sends back what it gets.
+ * The sender does the work and takes the times.
  */
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
@@ -12,15 +13,16 @@ import { attach, type Channel, type Peer } from '../index.js'
 
 export interface Job {
   role: 'sender' | 'receiver'
-  /** of the daemon */
-  socket: string
-  /** directory for the sockets of node:net */
-  directory: string
+  region: string
+  /** where the receiver listens by node:net */
+  net: { file: NetAddress; echo: NetAddress }
   file: string
   size: number
   /** spin as well; makes sense on two processors or more */
   busy: boolean
 }
+
+export type NetAddress = { path: string } | { host: string; port: number }
 
 export interface Receipt {
   bytes: number
@@ -61,6 +63,7 @@ const PATIENCE_MS = 2000
 
 function tell(note: Note): void {
   if (process.connected) process.send!(note)
+  else if (process.send === undefined) process.stdout.write(`${JSON.stringify(note)}\n`)
 }
 
 function fail(error: unknown): void {
@@ -71,7 +74,7 @@ function fail(error: unknown): void {
 // ---- receiver
 
 async function receiver(job: Job): Promise<void> {
-  const peer = await attach({ region: `unix:${job.socket}` })
+  const peer = await attach({ region: job.region })
   const files = await peer.listen('file')
   files.on('channel', (channel: Channel) => void take(channel).catch(fail))
   const echo = await peer.listen('echo')
@@ -81,20 +84,18 @@ async function receiver(job: Job): Promise<void> {
     })
     channel.on('error', fail)
   })
-  createServer({ allowHalfOpen: true }, (socket) => void takeSocket(socket).catch(fail)).listen(
-    netPath(job, 'file'),
-  )
-  createServer((socket) => {
+  const fileServer = createServer({ allowHalfOpen: true }, (socket) => void takeSocket(socket).catch(fail))
+  const echoServer = createServer({ noDelay: true }, (socket) => {
     socket.on('error', fail)
     socket.on('data', (data) => socket.write(data))
-  }).listen(netPath(job, 'echo'))
+  })
+  await once(fileServer.listen(job.net.file), 'listening')
+  await once(echoServer.listen(job.net.echo), 'listening')
   process.on('message', (note: Note) => {
     if (note.type === 'spin') void spin(job).catch(fail)
   })
   tell({ type: 'ready' })
 }
-
-const netPath = (job: Job, service: string) => `${job.directory}/net-${service}.sock`
 
 /** First message: one byte, 1 = hash. Then the file. */
 async function take(channel: Channel): Promise<void> {
@@ -133,7 +134,7 @@ async function takeSocket(socket: Socket): Promise<void> {
 
 /** Answers on this thread without the event loop, until an empty message comes. */
 async function spin(job: Job): Promise<void> {
-  const peer = await attach({ region: `unix:${job.socket}`, mode: 'busy' })
+  const peer = await attach({ region: job.region, mode: 'busy' })
   const server = await peer.listen('spin')
   server.on('channel', (channel: Channel) => {
     channel.on('error', fail)
@@ -155,11 +156,11 @@ async function spin(job: Job): Promise<void> {
 // ---- sender
 
 async function sender(job: Job): Promise<void> {
-  const peer = await attach({ region: `unix:${job.socket}` })
+  const peer = await attach({ region: job.region })
   tell({ type: 'phase', text: 'sending the file through shared memory' })
   const receipt = await timed(() => sendFile(peer, job, true))
   const plain = await timed(() => sendFile(peer, job, false))
-  tell({ type: 'phase', text: 'sending the file through a Unix socket' })
+  tell({ type: 'phase', text: 'sending the file through a socket' })
   const netReceipt = await timed(() => sendFileNet(job, true))
   const netPlain = await timed(() => sendFileNet(job, false))
   tell({ type: 'phase', text: 'round trips' })
@@ -218,7 +219,7 @@ async function sendFile(peer: Peer, job: Job, hash: boolean): Promise<Receipt> {
 }
 
 async function sendFileNet(job: Job, hash: boolean): Promise<Receipt> {
-  const socket = connect({ path: netPath(job, 'file'), allowHalfOpen: true })
+  const socket = connect({ ...job.net.file, allowHalfOpen: true })
   await once(socket, 'connect')
   socket.write(Uint8Array.of(hash ? 1 : 0))
   const fd = openSync(job.file, 'r')
@@ -290,7 +291,7 @@ async function tripsBusy(job: Job): Promise<Trips> {
   })
   tell({ type: 'spin' })
   await spinning
-  const peer = await attach({ region: `unix:${job.socket}`, mode: 'busy' })
+  const peer = await attach({ region: job.region, mode: 'busy' })
   const channel = await peer.connect('spin', { wait: 5000 })
   const payload = new Uint8Array(TRIP_BYTES)
   const watch = new Stopwatch()
@@ -308,7 +309,7 @@ async function tripsBusy(job: Job): Promise<Trips> {
 }
 
 async function tripsNet(job: Job): Promise<Trips> {
-  const socket = connect(netPath(job, 'echo'))
+  const socket = connect({ ...job.net.echo, noDelay: true })
   const payload = new Uint8Array(TRIP_BYTES)
   const watch = new Stopwatch()
   const send = () => {

@@ -85,6 +85,10 @@ export class Guest {
     return this.#child?.pid ?? -1
   }
 
+  get accelerator(): string {
+    return process.env.VMRING_VM_ACCEL ?? 'tcg,thread=multi'
+  }
+
   get dead(): boolean {
     return this.#dead
   }
@@ -106,7 +110,7 @@ export class Guest {
       `${this.name}: ${argv.join(' ')}`,
       folder,
       this.#jobHost(),
-      options.timeout ?? 60_000,
+      options.timeout ?? 120_000,
     )
     if (this.#dead) job.lose(`the guest is dead (${this.#end})`)
     else {
@@ -252,10 +256,9 @@ export class Guest {
     this.#ports = [...(options.devices ?? []), ...Array<null>(options.sparePorts ?? 1).fill(null)]
     const append = `console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off nokaslr ${iommu ? 'intel_iommu=on' : ''}
       vmring.modules=${modules.join()} ${options.append ?? ''}`
-    const accelerator = process.env.VMRING_VM_ACCEL ?? 'tcg,thread=multi'
     return [
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-net', 'none'],
-      ...['-accel', accelerator, '-cpu', 'max', '-M', `q35${iommu ? ',kernel-irqchip=split' : ''}`],
+      ...['-accel', this.accelerator, '-cpu', 'max', '-M', `q35${iommu ? ',kernel-irqchip=split' : ''}`],
       ...['-m', String(options.memory ?? 512), '-smp', String(options.cpus ?? 1)],
       ...(iommu ? ['-device', `intel-iommu,intremap=${iommu === 'no-remap' ? 'off' : 'on'}`] : []),
       ...['-kernel', image, '-initrd', initramfs, '-append', append.replace(/\s+/g, ' ').trim()],

@@ -17,7 +17,8 @@ import { needPrograms } from './tools.js'
 export type { Device, DoorbellDevice, PlainDevice } from './devices.js'
 export { BedMissing, GuestError, JobError } from './errors.js'
 export { Guest, type GuestOptions } from './guest.js'
-export { Job, type JobOptions, type JobResult } from './job.js'
+export { DEFAULT_MODULES } from './init.js'
+export { Job, type JobOptions, type JobResult, quote } from './job.js'
 export { kernel } from './kernel.js'
 
 export class Bed {
@@ -33,7 +34,7 @@ export class Bed {
   }
 
   /** A short name in /tmp: Unix sockets lie in it, whose paths end at 107 bytes. */
-  static async open(): Promise<Bed> {
+  static async open(parent = tmpdir()): Promise<Bed> {
     if (process.arch !== 'x64') {
       throw new BedMissing(
         'an x86-64 machine',
@@ -41,7 +42,7 @@ export class Bed {
       )
     }
     needPrograms(['qemu-system-x86_64', 'busybox', 'depmod', 'modprobe'])
-    return new Bed(mkdtempSync(join(tmpdir(), 'vmbed-')))
+    return new Bed(mkdtempSync(join(parent, 'vmbed-')))
   }
 
   /** Boots one more guest. */

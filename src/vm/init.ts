@@ -18,6 +18,8 @@ export const MODULES = [
   'vsock_loopback',
   'vmw_vsock_virtio_transport',
   'vhost_vsock',
+  'virtio_net',
+  'pci-stub',
   'tun',
   'kvm_intel',
   'kvm_amd',

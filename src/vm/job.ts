@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { JobError, within } from './errors.js'
 
 export interface JobOptions {
-  /** ms until the job is killed and `done` rejects; default 60 s */
+  /** ms until the job is killed and `done` rejects; default 2 minutes */
   timeout?: number
   env?: Record<string, string>
   /** folder inside the guest; default /job */

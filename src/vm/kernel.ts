@@ -29,6 +29,7 @@ export interface Kernel {
 }
 
 const PACKAGE = 'linux-image-amd64'
+const OWN_KERNEL = `point VMRING_VM_KERNEL at an unpacked copy of Debian's package ${PACKAGE}`
 
 function cacheFolder(): string {
   if (process.env.VMRING_VM_CACHE) return process.env.VMRING_VM_CACHE
@@ -114,12 +115,20 @@ async function kernelPackage(cache: string, work: string): Promise<string> {
   have.sort((a, b) => a.localeCompare(b, 'en', { numeric: true }))
   const newest = have.at(-1)
   if (newest !== undefined) return join(cache, newest)
-  const aptGet = needProgram('apt-get')
-  const { name, options } = await findPackage(aptGet, needProgram('apt-cache'), work)
-  await output(aptGet, [...options, 'download', name], { cwd: work, timeout: 300_000 })
+  const aptGet = findProgram('apt-get')
+  const aptCache = findProgram('apt-cache')
+  if (aptGet === null || aptCache === null)
+    throw new BedMissing('a kernel', `there is no apt here; ${OWN_KERNEL}`)
+  const { name, options } = await findPackage(aptGet, aptCache, work)
+  let said = 'it gave nothing'
+  await output(aptGet, [...options, 'download', name], { cwd: work, timeout: 300_000 }).catch(
+    (error: Error) => {
+      said = error.message
+    },
+  )
   const file = readdirSync(work).find((entry) => entry.endsWith('.deb'))
   if (file === undefined) {
-    throw new BedMissing(`the package ${name}`, 'apt-get downloaded nothing; see `apt-get download`')
+    throw new BedMissing(`Debian's package ${name}`, `apt-get could not download it (${said}); ${OWN_KERNEL}`)
   }
   renameSync(join(work, file), join(cache, file))
   return join(cache, file)
@@ -150,7 +159,7 @@ async function findPackage(
   if (name === null) {
     throw new BedMissing(
       `Debian's package ${PACKAGE}`,
-      'run `sudo apt-get update`; on another system point VMRING_VM_KERNEL at an unpacked copy of that package',
+      `run \`sudo apt-get update\`; on another system ${OWN_KERNEL}`,
     )
   }
   return { name, options }

@@ -58,6 +58,38 @@ describe('jobs in a guest', () => {
   })
 })
 
+// In a guest, because there a program can be hidden and the network is none.
+describe('what a demo with guests needs, and this machine has not', () => {
+  const demo = [
+    process.execPath,
+    join(import.meta.dirname, '../../dist/cli/main.js'),
+    'demo',
+    '--vm',
+    '/etc/passwd',
+  ]
+
+  it('is named with the command that installs it', async () => {
+    const hide = ['qemu-system-x86_64', 'busybox'].map(
+      (name) => `mount --bind /dev/null $(command -v ${name})`,
+    )
+    const script = `${hide.join('; ')}; exec "$@"`
+    const job = guest.start(['unshare', '-m', '/bin/sh', '-ec', script, 'sh', ...demo])
+    const { code, stderr } = await job.done
+    expect(code).toBe(1)
+    expect(stderr).toContain('the programs qemu-system-x86_64, busybox')
+    expect(stderr).toContain('sudo apt-get install qemu-system-x86 busybox-static')
+    expect(stderr).toContain('ERR_VMRING_VM_MISSING')
+  })
+
+  it('if it is the kernel, its package is named, and the way without apt', async () => {
+    const { code, stderr } = await guest.start(demo, { env: { VMRING_VM_CACHE: '/root/empty' } }).done
+    expect(code).toBe(1)
+    expect(stderr).toContain('ERR_VMRING_VM_MISSING')
+    expect(stderr).toMatch(/linux-image-\S*amd64/)
+    expect(stderr).toContain('VMRING_VM_KERNEL')
+  })
+})
+
 describe('the life of a guest', () => {
   it('stops and goes on', async () => {
     const counting = guest.start(['/bin/sh', '-c', 'while :; do echo tick; sleep 0.1; done'])

@@ -1,6 +1,7 @@
 // Guests in which a device cannot be used: each reason has a name of its own.
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { Finding } from '../../src/cli/finding.js'
 import { Bed, type Guest } from '../../src/vm/index.js'
 import { sparseFile } from './hub.js'
 import { compile, probeDevices } from './programs.js'
@@ -26,6 +27,12 @@ async function refusal(guest: Guest, address: string, ...before: string[]): Prom
   return stderr
 }
 
+/** The codes in what `vmring doctor` finds. */
+async function diagnosis(guest: Guest, env: Record<string, string> = {}): Promise<string[]> {
+  const { stdout } = await guest.start([...cli, 'doctor', '--json'], { env }).done
+  return (JSON.parse(stdout) as Finding[]).flatMap(({ code }) => code ?? [])
+}
+
 describe('a device that cannot be used', () => {
   it('without an IOMMU, and under kernel lockdown', async () => {
     const guest = await bed.boot({
@@ -47,7 +54,7 @@ describe('a device that cannot be used', () => {
     expect(await refusal(guest, '77:00.0')).toContain('ERR_VMRING_DEVICE_ABSENT')
     expect(await refusal(guest, '0000:00:00.0')).toContain('ERR_VMRING_DEVICE_TYPE')
     await guest.powerOff()
-  }, 180_000)
+  }, 400_000)
 
   it('without interrupt remapping, and in a group that is not viable', async () => {
     const second = join(bed.folder, 'second')
@@ -88,15 +95,26 @@ describe('a device that cannot be used', () => {
     )
     expect(opened.flat().filter((probe) => probe.vectors === 0)).toHaveLength(1)
     await guest.powerOff()
-  }, 180_000)
+  }, 400_000)
 
-  it('with a kernel that has no vfio', async () => {
+  it('with a kernel that has no vfio, with another driver, and without any', async () => {
     const guest = await bed.boot({ devices: [{ kind: 'plain', id: 'iv0', file, size: MiB }], modules: [] })
     const [device] = await probeDevices(guest, program, 'list')
     expect(await probeDevices(guest, program, 'open', device!.address)).toEqual([
       expect.objectContaining({ fault: expect.stringContaining('no vfio') }),
     ])
     expect((await probeDevices(guest, program, 'sysfs', device!.address))[0]).toMatchObject({ memory: MiB })
+    const { address } = device!
+    await guest.sh(`modprobe pci-stub; d=/sys/bus/pci/devices/${address}
+      echo pci-stub > $d/driver_override; echo ${address} > /sys/bus/pci/drivers_probe`)
+    expect(await refusal(guest, address)).toMatch(/driver pci-stub has[^]*ERR_VMRING_DEVICE_DRIVER/)
+    expect(await diagnosis(guest)).toContain('ERR_VMRING_DEVICE_DRIVER')
+    await guest.unplug('iv0')
+    expect(await refusal(guest, address)).toContain('ERR_VMRING_DEVICE_ABSENT')
+    const env = { VMRING_REGION: `pci:${address}` }
+    expect(await diagnosis(guest, env)).toContain('ERR_VMRING_DEVICE_ABSENT')
+    const unnamed = await guest.start([...cli, 'cat', 'x']).done
+    expect(unnamed.stderr).toContain('ERR_VMRING_NO_REGION')
     await guest.powerOff()
-  }, 180_000)
+  }, 400_000)
 })

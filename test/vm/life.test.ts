@@ -10,6 +10,7 @@ import { Daemon, devices, setDriver } from './ring.js'
 import { type Peer, Talk } from './talk.js'
 
 const ROUNDS = Number(process.env.VMRING_VM_ROUNDS ?? 10)
+const LIMIT_MS = 120_000 + ROUNDS * 120_000
 const SILENCE_MS = 2000 // by then whoever talks to a silent peer knows
 const app = (name: string) => join(import.meta.dirname, 'apps', name)
 
@@ -24,6 +25,7 @@ let freeBytes: number
 const options = (name: string) => ({
   name,
   devices: [{ kind: 'doorbell' as const, id: 'iv0', socket: daemon.socket }],
+  lifetime: LIMIT_MS,
 })
 
 beforeAll(async () => {
@@ -43,7 +45,7 @@ afterAll(async () => {
 }, 30_000)
 
 function echo(guest: Guest, service: string): Job {
-  return guest.start([process.execPath, app('echo.mjs'), `pci:${address}`, service], { timeout: 600_000 })
+  return guest.start([process.execPath, app('echo.mjs'), `pci:${address}`, service], { timeout: LIMIT_MS })
 }
 
 /** Fails with what the app said when `promise` does. */
@@ -160,19 +162,23 @@ async function pauses(): Promise<void> {
 }
 
 describe('during traffic', () => {
-  it('guests reboot, die, pause; processes die; devices come and go', async () => {
-    const timed = async (name: string, lane: () => Promise<void>) => {
-      const started = Date.now()
-      await lane()
-      console.log(`${name}: ${ROUNDS} rounds in ${Math.round((Date.now() - started) / 1000)} s`)
-    }
-    await Promise.all([
-      timed('reboot', reboots).then(() => timed('unplug and plug', unplugs)),
-      timed('kill -9 of QEMU', machineKills)
-        .then(() => timed('kill -9 of the process', processKills))
-        .then(() => timed('stop and cont', pauses)),
-    ])
-  }, 900_000)
+  it(
+    'guests reboot, die, pause; processes die; devices come and go',
+    async () => {
+      const timed = async (name: string, lane: () => Promise<void>) => {
+        const started = Date.now()
+        await lane()
+        console.log(`${name}: ${ROUNDS} rounds in ${Math.round((Date.now() - started) / 1000)} s`)
+      }
+      await Promise.all([
+        timed('reboot', reboots).then(() => timed('unplug and plug', unplugs)),
+        timed('kill -9 of QEMU', machineKills)
+          .then(() => timed('kill -9 of the process', processKills))
+          .then(() => timed('stop and cont', pauses)),
+      ])
+    },
+    LIMIT_MS,
+  )
 
   it('and nothing is left behind', async () => {
     const { region, peers } = await hostStatus(daemon.socket)
