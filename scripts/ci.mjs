@@ -1,6 +1,6 @@
 // All suites, one after the other; a failure stops nothing. Last line: N passed, M failed.
 //   node scripts/ci.mjs [WORD ...]     only suites whose name contains one of the words
-import { createWriteStream, mkdtempSync } from 'node:fs'
+import { createWriteStream, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { lastLine, root, run, seconds, total, verdict, vitestCounts } from './lib.mjs'
@@ -36,6 +36,7 @@ const suites = [
   ['Node 22, 24, 26', node('scripts/nodes.mjs', '22', '24', '26'), byLastLine, 25],
   ['micro-benchmarks', npm('bench:micro', '--', '--quick', '--json'), byExit, 5],
   ['demo', npm('demo'), byExit, 2],
+  ['guests', ['npm', 'run', 'test:vm', '--', ...json], byReport, 30],
 ]
 
 const words = process.argv.slice(2)
@@ -44,6 +45,7 @@ const began = Date.now()
 const results = []
 for (const [name, [command, ...args], count, minutes] of chosen) {
   const started = Date.now()
+  rmSync(report, { force: true }) // of the suite before
   const file = join(logs, `${name.replace(/\W+/g, '-')}.log`)
   const stream = createWriteStream(file)
   console.log(`── ${name}: ${[command, ...args].join(' ').replaceAll(`${root}/`, '')}`)
