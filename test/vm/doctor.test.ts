@@ -24,9 +24,8 @@ afterAll(async () => {
 
 /** The findings, by device. */
 async function doctor(guest: Guest, ...before: string[]): Promise<Map<string, Finding[]>> {
-  const { stdout } = await guest.start([...before, ...cli, 'doctor', '--open', '--json'], {
-    timeout: 150_000,
-  }).done
+  const argv = [...before, ...cli, 'doctor', '--open', '--json']
+  const { stdout } = await guest.start(argv, { timeout: 150_000 }).done
   const byDevice = new Map<string, Finding[]>()
   let current: Finding[] = []
   for (const finding of JSON.parse(stdout) as Finding[]) {
