@@ -1,7 +1,9 @@
 /** A thousand path changes under full load in both directions, and what is left when the memory itself is torn away. */
+import { truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { askHost } from '../../src/host/admin-client.js'
-import { sleep, startDaemon } from '../support/processes.js'
+import { scratch, sleep, startDaemon } from '../support/processes.js'
 import {
   flowing,
   path,
@@ -98,3 +100,39 @@ test(`${CHANGES} path changes at random moments under full load: nothing lost, d
       }),
     ).toBe(true)
 }, 600_000)
+
+test('memory torn away without notice: the range in doubt has a name, and nothing outside it was lost', async () => {
+  const file = join(scratch(), 'region')
+  for (let round = 0; round < 5; round++) {
+    writeFileSync(file, '')
+    truncateSync(file, 4 * 2 ** 20)
+    const [a, b] = [await peer(`file:${file}`, 'none'), await peer(`file:${file}`, 'none')]
+    await traffic(a, b)
+    await flowing(a, b)
+    truncateSync(file, 0)
+    const record = (one: Remote<State>) =>
+      one.run(async ({ state }) => {
+        const error = (await state.channel.closed) as {
+          code: string
+          from: number
+          to: number
+          message: string
+        }
+        const { code, from, to, message } = error
+        return { code, from, to, message, got: state.got, wrong: state.wrong }
+      })
+    const [left, right] = await Promise.all([record(a), record(b)])
+    for (const [sender, receiver] of [
+      [left, right],
+      [right, left],
+    ] as const) {
+      expect(sender.code).toBe('ERR_VMRING_PATH_LOST')
+      expect(sender.message).toContain(`records ${sender.from} up to ${sender.to}`)
+      // whatever was sent before the range has been delivered, whatever was delivered lies before its end
+      expect(receiver.got).toBeGreaterThanOrEqual(sender.from)
+      expect(receiver.got).toBeLessThanOrEqual(sender.to)
+      expect(receiver.wrong).toBe(0)
+    }
+    for (const one of [a, b]) await one.run(({ state }) => state.peer.close())
+  }
+})
