@@ -127,7 +127,7 @@ void Loop::on_check() {
 void Loop::on_timer() {
   // Regions without interrupts. Members come and go with the table only, so that is looked at too.
   for (const auto& member : members()) {
-    if (member->has_doorbell()) continue;
+    if (!member->polls()) continue;
     member->woke();
     member->look_at_table();
     member->process();

@@ -35,6 +35,7 @@ Member::Member(Module& module, std::shared_ptr<Mapping> mapping, const Geometry&
   identity.pid = static_cast<uint32_t>(getpid());
   write_identity<A>(own.identity(), identity);
   options_.doorbell = options.doorbell;
+  polls_ = !has_doorbell();
 }
 
 Member::~Member() { close(); }
@@ -138,7 +139,15 @@ void Member::clear_doorbell(uint32_t peer_id) {
   doorbells_.erase(it);
 }
 
-bool Member::ring_doorbell(const Remote<A>& remote) {
+bool Member::ring_doorbell(uint32_t section) {
+  Other& other = others_[section];
+  const Remote<A>& remote = *other.remote;
+  if (other.carried && remote.present()) {
+    if (!other.rung) events_.emplace_back(PeerEvent::ring, RemoteInfo{section, remote.identity(), other.stalled});
+    other.rung = true;
+    ++counters_.doorbells;
+    return true;
+  }
   const auto it = doorbells_.find(remote.identity().peer_id);
   const uint32_t vector = remote.identity().vector;
   if (it == doorbells_.end()) {
@@ -157,8 +166,8 @@ bool Member::ring_doorbell(const Remote<A>& remote) {
 
 // Members that we do not know yet are rung as well: a line of bells is there for everybody.
 void Member::tell_everybody() {
-  for (Other& other : others_) {
-    if (other.remote && other.remote->ring_control()) ring_doorbell(*other.remote);
+  for (uint32_t i = 0; i < others_.size(); ++i) {
+    if (others_[i].remote && others_[i].remote->ring_control()) ring_doorbell(i);
   }
 }
 
@@ -193,7 +202,7 @@ bool Member::send_control(uint32_t section, const uint8_t* bytes, uint32_t lengt
   if (closed_ || detached_ || mapping_->lost() || section >= others_.size() || !others_[section].remote) return false;
   Remote<A>& remote = *others_[section].remote;
   if (!remote.send_control(bytes, length)) return false;
-  if (remote.ring_control()) ring_doorbell(remote);
+  if (remote.ring_control()) ring_doorbell(section);
   note_traffic();
   return true;
 }
@@ -242,7 +251,7 @@ void Member::leave(uint32_t section) {
   const Identity identity = other.remote->identity();
   other.departed = identity.incarnation;
   other.remote->leave();
-  other.control_pending = false;
+  other.control_pending = other.carried = other.rung = false;
   std::erase(present_, section);
   watch_[section].incarnation.store(0, std::memory_order_release);
   events_.emplace_back(PeerEvent::left, RemoteInfo{section, identity, other.stalled});
@@ -280,7 +289,8 @@ uint64_t Member::tick(uint64_t now) {
   const bool asleep = asleep_.load(std::memory_order_acquire);
   const uint32_t nap = naps_.load(std::memory_order_relaxed);
   // Whoever is not woken by interrupts counts on the tick, and a suspicion wants to be settled soon.
-  bool idle = asleep && nap == last_nap_ && options_.doorbell >= 0;
+  const bool polling = polls();
+  bool idle = asleep && nap == last_nap_ && !polling;
   last_nap_ = nap;
   for (uint32_t i = 0; i < others_.size(); ++i) {
     if (i == options_.section) continue;
@@ -310,8 +320,8 @@ uint64_t Member::tick(uint64_t now) {
     // Rung while we sleep, and still unheard at the next tick: the interrupt was dropped. Without interrupts at all, the
     // tick is the doorbell of a member that has been idle for long.
     const bool strange = asleep && bell_total(i) != watch.seen_bell.load(std::memory_order_relaxed);
-    if (strange && (options_.doorbell < 0 || watch.strange)) {
-      if (options_.doorbell >= 0) rescued_.fetch_add(1, std::memory_order_relaxed);
+    if (strange && (polling || watch.strange)) {
+      if (!polling) rescued_.fetch_add(1, std::memory_order_relaxed);
       attention |= kBell;
     }
     watch.strange = strange;

@@ -20,7 +20,7 @@ namespace vmring::addon {
 class Module;
 
 enum class Mode { event, adaptive, busy };
-enum class PeerEvent : uint32_t { joined = 1, left = 2, stalled = 3, resumed = 4, lost = 5 };
+enum class PeerEvent : uint32_t { joined = 1, left = 2, stalled = 3, resumed = 4, lost = 5, ring = 6 };
 
 struct RemoteInfo {
   uint32_t section;
@@ -76,6 +76,15 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   void set_mode(Mode mode) { options_.mode = mode; }
   bool closed() const { return closed_; }
   bool has_doorbell() const { return options_.doorbell >= 0; }
+  // Without interrupts, and without anybody who would ring in another way: looks by itself now and then.
+  bool polls() const { return polls_.load(std::memory_order_relaxed); }
+  void set_polling(bool on) { polls_.store(on && !has_doorbell(), std::memory_order_relaxed); }
+  // Somebody has rung by other means than an interrupt.
+  void knock() { signalled_ = true; }
+  // Bells for that section go to the listener, which has a way to carry them.
+  void set_carried(uint32_t section, bool on) {
+    if (section < others_.size()) others_[section].carried = on;
+  }
   const Geometry& geometry() const { return geometry_; }
   const std::shared_ptr<Mapping>& mapping() const { return mapping_; }
 
@@ -131,6 +140,8 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
     uint32_t departed = 0; // incarnation that has left for good
     bool stalled = false;
     bool control_pending = false;
+    bool carried = false; // bells go to the listener
+    bool rung = false;    // and one is on its way to it
     std::vector<uint32_t> ends;
   };
   // What the watchdog's thread and the loop tell each other about one section.
@@ -152,7 +163,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   uint32_t bell_total(uint32_t section) const;
 
   SectionView view_of(uint32_t section) const { return SectionView(mapping_->data(), geometry_, section); }
-  bool ring_doorbell(const Remote<A>& remote);
+  bool ring_doorbell(uint32_t section);
   void tell_everybody();
   void say_leaving();
   void scan();
@@ -201,6 +212,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   std::atomic<uint32_t> attention_{0};
   std::atomic<bool> asleep_{false};
   std::atomic<bool> lost_reported_{false};
+  std::atomic<bool> polls_{false};
   std::atomic<uint64_t> rescued_{0};
   std::atomic<uint32_t> naps_{0}; // how often the loop has gone to sleep
   uint32_t last_nap_ = 0;         // thread's own from here on

@@ -21,7 +21,7 @@ constexpr uint64_t kLongestSleep = 1'000'000'000; // then everything is looked a
 void Member::ring(EndEntry& end) {
   Other& other = others_[end.section];
   if (!other.remote->present() || other.remote->identity().incarnation != end.incarnation) return;
-  if (other.remote->ring_end(end.core.remote_offer().bell) && ring_doorbell(*other.remote)) {
+  if (other.remote->ring_end(end.core.remote_offer().bell) && ring_doorbell(end.section)) {
     ++end.doorbells;
   } else {
     ++end.suppressed;

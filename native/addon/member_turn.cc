@@ -66,7 +66,7 @@ bool Member::may_sleep() {
 }
 
 uint64_t Member::poll_delay() {
-  if (closed_ || has_doorbell() || mapping_->lost()) return ~uint64_t{0};
+  if (closed_ || !polls() || mapping_->lost()) return ~uint64_t{0};
   const uint64_t idle = steady_nanoseconds() - last_traffic_;
   if (idle > kLongIdle) return ~uint64_t{0};
   const uint64_t delay = idle / kMillisecond / 8;
@@ -127,6 +127,7 @@ void Member::deliver_events() {
   while (!events_.empty() && listener_ != nullptr) {
     const auto [event, info] = events_.front();
     events_.pop_front();
+    if (event == PeerEvent::ring) others_[info.section].rung = false;
     listener_->on_peer(event, info);
   }
 }

@@ -48,6 +48,9 @@ void Peer::init(napi_env env, napi_value exports) {
                                                InstanceMethod<&Peer::method<&Peer::set_doorbell>>("setDoorbell"),
                                                InstanceMethod<&Peer::method<&Peer::clear_doorbell>>("clearDoorbell"),
                                                InstanceMethod<&Peer::method<&Peer::set_mode>>("setMode"),
+                                               InstanceMethod<&Peer::method<&Peer::set_polling>>("setPolling"),
+                                               InstanceMethod<&Peer::method<&Peer::carry_bells>>("carryBells"),
+                                               InstanceMethod<&Peer::method<&Peer::knock>>("knock"),
                                                InstanceMethod<&Peer::method<&Peer::remotes>>("remotes"),
                                                InstanceMethod<&Peer::method<&Peer::send_control>>("sendControl"),
                                                InstanceMethod<&Peer::method<&Peer::create_end>>("createEnd"),
@@ -167,6 +170,21 @@ napi_value Peer::clear_doorbell(napi_env env, const Napi::CallbackInfo& info) {
 
 napi_value Peer::set_mode(napi_env env, const Napi::CallbackInfo& info) {
   member_->set_mode(to_mode(env, info[0]));
+  return undefined(env);
+}
+
+napi_value Peer::set_polling(napi_env env, const Napi::CallbackInfo& info) {
+  member_->set_polling(to_bool(env, info[0], "polling"));
+  return undefined(env);
+}
+
+napi_value Peer::carry_bells(napi_env env, const Napi::CallbackInfo& info) {
+  member_->set_carried(to_u32(env, info[0], "the section"), to_bool(env, info[1], "carried"));
+  return undefined(env);
+}
+
+napi_value Peer::knock(napi_env env, const Napi::CallbackInfo&) {
+  member_->knock();
   return undefined(env);
 }
 

@@ -25,6 +25,9 @@ class Peer final : public Napi::ObjectWrap<Peer>, public MemberListener {
   napi_value set_doorbell(napi_env env, const Napi::CallbackInfo& info);
   napi_value clear_doorbell(napi_env env, const Napi::CallbackInfo& info);
   napi_value set_mode(napi_env env, const Napi::CallbackInfo& info);
+  napi_value set_polling(napi_env env, const Napi::CallbackInfo& info);
+  napi_value carry_bells(napi_env env, const Napi::CallbackInfo& info);
+  napi_value knock(napi_env env, const Napi::CallbackInfo& info);
   napi_value remotes(napi_env env, const Napi::CallbackInfo& info);
   napi_value send_control(napi_env env, const Napi::CallbackInfo& info);
   napi_value create_end(napi_env env, const Napi::CallbackInfo& info);

@@ -126,7 +126,7 @@ export interface RemotePeer {
   pid: number
 }
 
-export const PeerEvent = { JOINED: 1, LEFT: 2, STALLED: 3, RESUMED: 4, LOST: 5 } as const
+export const PeerEvent = { JOINED: 1, LEFT: 2, STALLED: 3, RESUMED: 4, LOST: 5, RING: 6 } as const
 
 export type Mode = 'event' | 'adaptive' | 'busy'
 
@@ -143,7 +143,7 @@ export interface PeerOptions {
   /** `count` pairs {end id, Ready bits} stand in `ready` */
   onReady(count: number): void
   onControl(section: number, incarnation: number, message: Uint8Array): void
-  /** event: PeerEvent. A peer that came back with a new incarnation is LEFT, then JOINED. */
+  /** event: PeerEvent. A peer that came back with a new incarnation is LEFT, then JOINED. RING: see carryBells(). */
   onPeer(event: number, peer: RemotePeer): void
 }
 
@@ -188,6 +188,12 @@ export interface NativePeer {
   setDoorbell(peerId: number, vector: number, fd: number): void
   clearDoorbell(peerId: number): void
   setMode(mode: Mode): void
+  /** Without interrupts: whether to look by oneself now and then (the default), or to count on knock(). */
+  setPolling(polling: boolean): void
+  /** Bells for that section go to onPeer as RING from now on, until it leaves: somebody can carry them there. */
+  carryBells(section: number, carried: boolean): void
+  /** A bell has come by other means than an interrupt: looks at everything in this turn of the loop. */
+  knock(): void
   remotes(): RemotePeer[]
   /** false: the control ring towards that peer is full, or the peer is gone; try again later */
   sendControl(section: number, message: Uint8Array): boolean

@@ -31,7 +31,7 @@ export const FrameType = {
   RETIRE: 15,
   DATA: 16,
   ACK: 17,
-  PING: 18,
+  BELLS: 18,
 } as const
 
 export const Flag = {
@@ -41,7 +41,7 @@ export const Flag = {
   ASK: 2,
   /** DATA: first fragment; the payload starts with the u64 total */
   FIRST: 4,
-  /** RETIRE: the reader is done with the ring (without: the owner asks) */
+  /** RETIRE: the reader is done with the ring (without: the owner asks). BELLS: so it is (without: ring me on this path) */
   DONE: 8,
   /** MOVED: the proposer has switched as well */
   CONFIRM: 16,

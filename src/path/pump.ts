@@ -34,6 +34,8 @@ export interface Wire {
    * the other side has it. False: accepted, but wait for onWritable before the next record.
    */
   send(head: Uint8Array, payload: Uint8Array | null): boolean
+  /** Says with as little as possible that there is something to look at elsewhere. */
+  ring?(): void
   events: WireEvents | null
   close(): void
 }
@@ -133,6 +135,13 @@ export class FramePath implements Path {
     const end = new PumpEnd(this, spec)
     this.#ends.set(end.key, end)
     return end
+  }
+
+  /** Asks the other side to look at the memory that both share. False: this wire cannot carry that. */
+  ring(): boolean {
+    if (this.lost || this.#wire.ring === undefined) return false
+    this.#wire.ring()
+    return true
   }
 
   /** Tells the sessions that this path is gone; their outboxes stay. */

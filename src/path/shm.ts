@@ -112,6 +112,8 @@ export class ShmNetwork {
     if (event === PeerEvent.LEFT) {
       this.#paths.delete(key)
       path.leave()
+    } else if (event === PeerEvent.RING) {
+      path.onRing?.()
     } else {
       path.setStalled(event === PeerEvent.STALLED)
     }
@@ -127,6 +129,8 @@ export class ShmPath implements Path {
   stalled: boolean
   lost = false
   events: PathEvents | null = null
+  /** rings the remote where no interrupt leads */
+  onRing: (() => void) | null = null
   #queue: Uint8Array[] = []
   #timer: NodeJS.Timeout | null = null
   #interval = RETRY_FIRST

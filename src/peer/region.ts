@@ -13,6 +13,7 @@ import type { IvshmemConnection } from '../path/ivshmem-client.js'
 import { peerKey } from '../path/path.js'
 import { ShmNetwork, type ShmPath } from '../path/shm.js'
 import { SessionHub } from '../session/hub.js'
+import { Bells } from './bells.js'
 import { watchSysfs } from './device.js'
 import { Peer, type PeerBackend } from './peer.js'
 import { RelayClient } from './relay.js'
@@ -46,6 +47,7 @@ interface Membership {
   seat: Seat
   network: ShmNetwork
   reporter: Reporter | null
+  bells: Bells | null
   /** entries of plain regions are ours to give back */
   claimed: boolean
   /** at the last look */
@@ -76,6 +78,8 @@ class RegionBackend implements PeerBackend {
     this.#hub = new SessionHub({ uuid: this.#uuid, incarnation: network.peer.incarnation })
     this.peer = new Peer(this.#hub, this)
     this.#hub.onReport = () => this.#current.reporter?.changed()
+    this.#hub.onPaths = (remote) => this.#current.bells?.changed(remote)
+    this.#hub.onBells = (path, flags) => this.#current.bells?.heard(path, flags)
     this.#relay = relay && new RelayClient(relay, this.#hub)
     this.#hub.dialer = this.#relay
     this.#start()
@@ -113,7 +117,14 @@ class RegionBackend implements PeerBackend {
     )
     // The peer's own handle decides whether the loop goes on.
     connection?.unref()
-    this.#members.push({ seat, network, reporter: null, claimed: region.geometry().plain, unused: false })
+    this.#members.push({
+      seat,
+      network,
+      reporter: null,
+      bells: null,
+      claimed: region.geometry().plain,
+      unused: false,
+    })
     return network
   }
 
@@ -139,6 +150,7 @@ class RegionBackend implements PeerBackend {
     if (device?.kind === 'vfio') device.onRequest = () => this.#unplug(member, device)
     // closed memory counts as lost, and the watchdog of the addon says so
     if (device?.kind === 'sysfs') this.#unwatch = watchSysfs(device, () => seat.region.close())
+    member.bells = new Bells(this.#hub, network, connection === undefined && device?.interrupts !== true)
     network.start()
   }
 
@@ -173,6 +185,7 @@ class RegionBackend implements PeerBackend {
       return
     }
     before.reporter?.close()
+    before.bells?.close()
     before.network.peer.unref()
     if (!this.#held) this.#current.network.peer.unref()
     this.#start()
@@ -251,6 +264,7 @@ class RegionBackend implements PeerBackend {
     this.#unwatch?.()
     for (const member of this.#members) {
       member.reporter?.close()
+      member.bells?.close()
       member.network.peer.close()
       release(member)
       leave(member.seat)

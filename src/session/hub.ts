@@ -88,6 +88,9 @@ export class SessionHub implements PathEvents {
   closed = false
   /** called when services or channels have come or gone */
   onReport: (() => void) | null = null
+  /** called when the paths to a process have changed, and when it says BELLS */
+  onPaths: ((remote: Remote) => void) | null = null
+  onBells: ((path: Path, flags: number) => void) | null = null
   readonly #sessions = new Map<string, Session>()
   readonly #tombstones = new Map<string, Tombstone>()
   readonly #listeners = new Map<string, Listener>()
@@ -126,6 +129,7 @@ export class SessionHub implements PathEvents {
     if (!remote.known) remote.greet()
     for (const session of [...remote.sessions]) session.mover.onPathAdded()
     this.steward.review(remote)
+    this.onPaths?.(remote)
     this.notify()
     return remote
   }
@@ -168,6 +172,7 @@ export class SessionHub implements PathEvents {
   #drop(remote: Remote, path: Path): void {
     const at = remote.paths.indexOf(path)
     if (at >= 0) remote.paths.splice(at, 1)
+    this.onPaths?.(remote)
   }
 
   /** A process with no path left: has it ended, or can it be reached in another way? `left`: it went by itself, so it must be found at once. */
@@ -334,6 +339,9 @@ export class SessionHub implements PathEvents {
         return
       case FrameType.WITHDRAW:
         if (frame.service !== undefined) remote.services.delete(frame.service)
+        return
+      case FrameType.BELLS:
+        this.onBells?.(path, frame.flags)
         return
     }
     if (frame.type < FrameType.OPEN || frame.type > FrameType.RETIRE) return

@@ -112,7 +112,7 @@ test('memory torn away without notice: the range in doubt has a name, and nothin
     truncateSync(file, 0)
     const record = (one: Remote<State>) =>
       one.run(async ({ state }) => {
-        const error = (await state.channel.closed) as {
+        const error = (await state.channel.closed) as unknown as {
           code: string
           from: number
           to: number
