@@ -165,7 +165,7 @@ inline propose(p) {
   :: state[P] == OPEN -> state[P] = MOVING; next = receivebase[P] + number[P]
   :: else
   fi;
-  pathof[e] = p; candidate = e; e = 0;
+  pathof[e] = p; candidate = e; broken = (up[p] -> broken : broken | BIT(e)); e = 0;
   move = move | BIT(candidate); movenext[candidate] = next
 #ifdef MUTANT_RESUME_AT_BASE
   ; movenext[candidate] = receivebase[P]
