@@ -24,7 +24,7 @@ const MAX_STEPS = 700
 /** simulated time after which nothing can still be under way, ms */
 const PATIENCE = 60_000
 
-async function play(scenario: Scenario, deviations: Deviations): Promise<Run> {
+async function play(scenario: Scenario, deviations: Deviations, script: string[] = []): Promise<Run> {
   const world = new World(scenario)
   const run: Run = { widths: [], trail: [], error: null }
   try {
@@ -44,7 +44,9 @@ async function play(scenario: Scenario, deviations: Deviations): Promise<Run> {
       run.widths.push(steps.length)
       if (step >= MAX_STEPS || world.timers.now > PATIENCE)
         throw new Error(`no end in sight: ${reason ?? 'closing'}`)
-      const choice = wanted.get(step) ?? 0
+      const told = steps.findIndex(({ label }) => label === script[0])
+      if (told >= 0) script.shift()
+      const choice = wanted.get(step) ?? Math.max(told, 0)
       const chosen = steps[choice]
       if (chosen === undefined)
         throw new Error(
@@ -66,8 +68,9 @@ async function play(scenario: Scenario, deviations: Deviations): Promise<Run> {
   return run
 }
 
-export async function replay(scenario: Scenario, deviations: Deviations): Promise<Run> {
-  return play(scenario, deviations)
+/** The fair order, but each step of the script is taken as soon as it is possible. */
+export async function follow(scenario: Scenario, script: string[]): Promise<Run> {
+  return play(scenario, [], [...script])
 }
 
 /**

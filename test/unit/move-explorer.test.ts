@@ -3,7 +3,7 @@
  * doubled, overtaken, on each path; timers that fire early; wishes, losses, returns, ends and deaths at every step.
  */
 import { expect, test } from 'vitest'
-import { explore } from '../support/explore.js'
+import { explore, follow } from '../support/explore.js'
 import type { PathSpec, Scenario } from '../support/explore-world.js'
 
 const wire = (name: string): PathSpec => ({ name, kind: 'wire' })
@@ -103,3 +103,16 @@ for (const [name, scenario, depth, stride, least] of table) {
     console.log(`${name}: ${schedules} schedules, ${steps} steps`)
   })
 }
+
+test('a ring whose MOVED is still on its way is not let go by a question that overtakes it', async () => {
+  const scenario: Scenario = {
+    a: ['use:p2'],
+    b: [],
+    paths: [wire('p1'), shared('p2')],
+    deviations: ['overtake', 'destroy'],
+  }
+  const script = ['p2>b MOVE@1', 'b destroy', 'overtake with p2>a RETIRE@1', 'p2>b RETIRE+8@1']
+  const { error, trail } = await follow(scenario, script)
+  if (error !== null) throw new Error(`${error.message}\n${trail.join('\n')}`)
+  expect(trail.join('\n')).toContain('overtake with p2>a RETIRE@1')
+})
