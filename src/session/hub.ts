@@ -377,6 +377,7 @@ export class SessionHub implements PathEvents {
         path.send(encodeFrame({ type: FrameType.CLOSED, channel, epoch }))
         return
       case FrameType.MOVE:
+      case FrameType.ASK_MOVE:
         if (this.#tombstones.get(key)?.orderly === true) {
           path.send(encodeFrame({ type: FrameType.CLOSED, channel, epoch }))
           return

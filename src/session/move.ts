@@ -95,6 +95,11 @@ export class Mover {
     })
   }
 
+  /** An end for that epoch waits for MOVED. */
+  proposes(epoch: number): boolean {
+    return this.#candidate?.epoch === epoch
+  }
+
   /** Epochs up to this one are not obeyed any more. */
   forbid(epoch: number): void {
     if (epoch > this.#highest) this.#highest = epoch
@@ -184,7 +189,9 @@ export class Mover {
   #awaitPath(): void {
     this.#grace ??= setTimeout(() => {
       this.#grace = null
-      const { path, end } = this.#session
+      const { path, end, initiator, remote } = this.#session
+      // A path has come meanwhile: the side that proposes is being asked.
+      if (!initiator && remote.livePath() !== null) return
       // An unplugged device leaves a copy of what had come: that is delivered first.
       if (end.shared && path.keepsOutbox && end.id >= 0 && native.endCounters(end.id).readable) {
         this.#awaitPath()
@@ -296,8 +303,11 @@ export class Mover {
     if (this.#candidate !== null && frame.epoch === this.#candidate.epoch) {
       this.#abandon(error)
     } else if (!this.#session.initiator && frame.epoch === this.#session.epoch) {
+      const wish = this.#wishes.shift()
+      // Asked because the path is lost: goes on asking, at its own pace.
+      if (wish === undefined) return
       this.#asking.stop()
-      this.#wishes.shift()?.reject(
+      wish.reject(
         new VmringError('ERR_VMRING_NO_PATH', `the other side cannot change path: ${frame.text}`, {
           cause: error,
         }),

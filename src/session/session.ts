@@ -307,8 +307,12 @@ export class Session implements EndEvents {
   }
 
   #settle(): void {
-    if (this.state === 'closed' && !this.#ending && this.retired.size === 0 && !this.#resetting.running)
-      this.hub.sessionDone(this)
+    if (this.state !== 'closed' || this.#ending || this.retired.size > 0) return
+    // Without any path the reset reaches nobody; whoever comes back later is told that the channel is not known.
+    const alone = this.end.path.lost && this.remote.livePath() === null
+    if (this.#resetting.running && !alone) return
+    this.#resetting.stop()
+    this.hub.sessionDone(this)
   }
 
   /** The other side still has to say something: that it has let go of what it reads here, or has seen the reset. */
@@ -454,6 +458,8 @@ export class Session implements EndEvents {
     }
     if (this.retired.onAsked(frame.epoch)) return
     if (frame.epoch === this.epoch && this.state !== 'closed') return
+    // MOVED may be on its way: whether this side will read there is open.
+    if (this.mover.proposes(frame.epoch)) return
     // Never seen, or gone long ago. A MOVE of that epoch that is still under way must not be obeyed any more.
     this.mover.forbid(frame.epoch)
     path.send(encodeFrame({ type: FrameType.RETIRE, flags: Flag.DONE, epoch: frame.epoch, channel: this.id }))
@@ -461,7 +467,10 @@ export class Session implements EndEvents {
 
   onPathLost(path: Path, error: Error): void {
     this.retired.onPathLost(path)
-    if (this.state === 'closed') return
+    if (this.state === 'closed') {
+      this.#settle()
+      return
+    }
     if (this.state === 'opening') {
       if (this.end.path === path) this.destroy(pathLost(this.service, path.name, error))
       return
