@@ -175,7 +175,7 @@ export class PumpEnd implements PathEnd {
 
   /** Nobody waits for an acknowledgement as long as the other outbox has room. */
   #acknowledgeSoon(): void {
-    this.path.acknowledgeSoon(this, !this.path.reliable || this.#untold >= this.capacity / 8)
+    this.path.acknowledgeSoon(this, !this.path.reliable || this.#untold >= this.capacity / 4)
   }
 
   #look(): void {
