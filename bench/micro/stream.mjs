@@ -1,8 +1,9 @@
 // The stream path beside node:net on the same kind of socket: two processes, a Unix socket, the same sizes in turn. What counts
-// is the ratio of both within one run; node:net moves bytes without borders, the stream path messages.
+// is the ratio of both within one run; node:net moves bytes without borders, the stream path messages. Processor time (of both
+// processes together, in clock ticks of the system) says more than speed on a machine that does other things besides.
 //   node bench/micro/stream.mjs [--json] [--quick]
 import { fork } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -185,6 +186,12 @@ async function pathRoundTrips(messages) {
   return messages / seconds
 }
 
+/** Clock ticks that a process has used (proc(5): utime and stime). */
+function ticks(pid) {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ')
+  return Number(fields[11]) + Number(fields[12])
+}
+
 const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]
 
 async function measure() {
@@ -209,23 +216,28 @@ async function measure() {
   const results = []
   for (const [name, byNet, byPath] of cases) {
     const figures = { net: [], path: [] }
+    const used = { net: 0, path: 0 }
     for (let round = 0; round < rounds; round++) {
       // the order changes, so that a drift of the machine meets both
-      for (const which of round % 2 === 0 ? ['net', 'path'] : ['path', 'net'])
+      for (const which of round % 2 === 0 ? ['net', 'path'] : ['path', 'net']) {
+        const before = ticks(process.pid) + ticks(other.pid)
         figures[which].push(await (which === 'net' ? byNet() : byPath()))
+        used[which] += ticks(process.pid) + ticks(other.pid) - before
+      }
     }
     const [perSecondNet, perSecondPath] = [median(figures.net), median(figures.path)]
-    results.push({ name, perSecondNet, perSecondPath, ratio: perSecondPath / perSecondNet })
+    const processorRatio = used.path / used.net
+    results.push({ name, perSecondNet, perSecondPath, ratio: perSecondPath / perSecondNet, processorRatio })
   }
   other.disconnect()
   rmSync(directory, { recursive: true, force: true })
   if (process.argv.includes('--json')) {
     console.log(JSON.stringify({ node: process.versions.node, arch: process.arch, rounds, results }, null, 2))
   } else {
-    for (const { name, perSecondNet, perSecondPath, ratio } of results) {
+    for (const { name, perSecondNet, perSecondPath, ratio, processorRatio } of results) {
       const figure = (value) => Math.round(value).toLocaleString('en').padStart(10)
       console.log(
-        `${name.padEnd(22)} node:net ${figure(perSecondNet)}/s   stream path ${figure(perSecondPath)}/s   ×${ratio.toFixed(2)}`,
+        `${name.padEnd(22)} node:net ${figure(perSecondNet)}/s   stream path ${figure(perSecondPath)}/s   ×${ratio.toFixed(2)}   processor time ×${processorRatio.toFixed(2)}`,
       )
     }
   }
