@@ -3,12 +3,14 @@ import { type RecordCounts, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { Kind, Ready, Status } from '../native/types.js'
 import { unwatchEnd, watchEnd } from '../ring/ends.js'
-import { ACK_BODY, DATA_BODY, Flag, FrameType, HEADER_BYTES, writeHeader } from './frames.js'
+import { ACK_BODY, DATA_BODY, DATA_OVERHEAD, Flag, FrameType, HEADER_BYTES, writeHeader } from './frames.js'
 import { CHANNEL_ID_BYTES, type EndEvents, type EndSpec, type PathEnd } from './path.js'
 import type { FramePath } from './pump.js'
 
 const RECORDS_PER_TURN = 256
 const MAX_TOTAL = 2 ** 53
+/** header word of a record in the ring, bytes */
+const RECORD_OVERHEAD = 8
 const EMPTY = new Uint8Array(0)
 
 const before = (a: number, b: number): boolean => ((a - b) | 0) < 0
@@ -48,11 +50,18 @@ export class PumpEnd implements PathEnd {
   #released = 0
   #looked = true
   #rewoundAt = -1
+  /** ring bytes accepted since the other side knew that all of them had been given back */
+  #untold = 0
   #timer: NodeJS.Timeout | null = null
   #interval: number
   #progress = false
-  /** the channel id as words, and a record whose payload is still being read into the far end's reservation */
+  /** the same head for every DATA frame, without and with the total of a first fragment */
+  readonly #firstHead = new Uint8Array(DATA_OVERHEAD)
+  readonly #head = this.#firstHead.subarray(0, HEADER_BYTES + DATA_BODY)
+  readonly #headView: DataView
+  /** the channel id as words */
   readonly #name = new Uint32Array(CHANNEL_ID_BYTES / 4)
+  /** a record whose payload is still being read into the far end's reservation */
   #filling: { length: number; kind: number; total: number } | null = null
 
   constructor(path: FramePath, spec: EndSpec) {
@@ -62,6 +71,7 @@ export class PumpEnd implements PathEnd {
     this.#channel = spec.channel
     this.#epoch = spec.epoch
     this.key = endKey(spec.channel, spec.epoch)
+    this.#headView = writeHeader(this.#firstHead, FrameType.DATA, 0, spec.epoch, spec.channel, 0)
     const name = new DataView(spec.channel.buffer, spec.channel.byteOffset)
     for (let i = 0; i < this.#name.length; i++) this.#name[i] = name.getUint32(4 * i, true)
     this.#interval = path.retryFirst
@@ -100,7 +110,7 @@ export class PumpEnd implements PathEnd {
   /** The application has released something: the other side wants to know. */
   readonly released = (): void => {
     this.#looked = false
-    if (this.#running) this.path.acknowledgeSoon(this)
+    if (this.#running) this.#acknowledgeSoon()
   }
 
   pumpOut(): void {
@@ -138,10 +148,11 @@ export class PumpEnd implements PathEnd {
 
   #sendRecord(kind: number, offset: number, length: number, sequence: number, total: number): void {
     const first = total > 0
-    const head = new Uint8Array(HEADER_BYTES + DATA_BODY + (first ? 8 : 0))
-    const body = head.length - HEADER_BYTES + length
+    const head = first ? this.#firstHead : this.#head
+    const view = this.#headView
     this.#look()
-    const view = writeHeader(head, FrameType.DATA, first ? Flag.FIRST : 0, this.#epoch, this.#channel, body)
+    view.setUint16(2, first ? Flag.FIRST : 0, true)
+    view.setUint32(32, head.length - HEADER_BYTES + length, true)
     view.setUint32(40, sequence, true)
     view.setUint32(44, this.#released, true)
     view.setUint32(48, this.#expected, true)
@@ -151,9 +162,20 @@ export class PumpEnd implements PathEnd {
       view.setUint32(60, total >>> 0, true)
       view.setUint32(64, Math.floor(total / 2 ** 32), true)
     }
+    this.#told()
     // A gap can be told by an ACK only.
     if (!this.#gap) this.path.acknowledged(this)
     this.path.transmit(head, length > 0 ? new Uint8Array(this.buffer, offset, length) : null)
+  }
+
+  /** The counters go out. What has been accepted but not given back yet will have to be told soon. */
+  #told(): void {
+    if (this.#released === this.#expected) this.#untold = 0
+  }
+
+  /** Nobody waits for an acknowledgement as long as the other outbox has room. */
+  #acknowledgeSoon(): void {
+    this.path.acknowledgeSoon(this, !this.path.reliable || this.#untold >= this.capacity / 4)
   }
 
   #look(): void {
@@ -168,6 +190,7 @@ export class PumpEnd implements PathEnd {
     if (!this.#running || this.path.lost) return
     this.#looked = false
     this.#look()
+    this.#told()
     const frame = new Uint8Array(HEADER_BYTES + ACK_BODY)
     const gap = this.#gap ? Flag.GAP : 0
     const view = writeHeader(frame, FrameType.ACK, flags | gap, this.#epoch, this.#channel, ACK_BODY)
@@ -198,7 +221,7 @@ export class PumpEnd implements PathEnd {
     if (status === Status.WOULD_BLOCK && native.endWantSpace(this.#far, payload.length)) {
       status = native.endSend(this.#far, bytes, kind, total)
     }
-    this.#took(status)
+    this.#took(status, payload.length)
   }
 
   /** The beginning of a record: the rest of its payload may go where this says. Null: it is not wanted now. */
@@ -212,7 +235,7 @@ export class PumpEnd implements PathEnd {
       offset = native.endReserve(this.#far, length)
     }
     if (offset < 0) {
-      this.#took(offset)
+      this.#took(offset, length)
       return null
     }
     const payload = new Uint8Array(this.buffer, offset, length)
@@ -226,7 +249,8 @@ export class PumpEnd implements PathEnd {
     const filling = this.#filling
     if (filling === null) return
     this.#filling = null
-    this.#took(native.endCommit(this.#far, filling.length, filling.kind, filling.total))
+    const { length, kind, total } = filling
+    this.#took(native.endCommit(this.#far, length, kind, total), length)
   }
 
   /** Takes in what a DATA frame acknowledges. True when its record is the next one. */
@@ -267,11 +291,12 @@ export class PumpEnd implements PathEnd {
   }
 
   /** What came of putting the expected record into the inbox. */
-  #took(status: number): void {
+  #took(status: number, length: number): void {
     if (status > 0) {
       this.#expected = (this.#expected + 1) >>> 0
       this.#blocked = false
-      this.path.acknowledgeSoon(this)
+      this.#untold += RECORD_OVERHEAD + length
+      this.#acknowledgeSoon()
     } else if (status === Status.WOULD_BLOCK) {
       this.#blocked = true
       this.path.acknowledgeSoon(this)

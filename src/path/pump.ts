@@ -13,7 +13,7 @@
  *   expected                            next record for the own inbox
  */
 import { watchPairs } from '../ring/ends.js'
-import { ACK_BODY, DATA_BODY, FrameType, HEADER_BYTES, readHeader } from './frames.js'
+import { ACK_BODY, DATA_BODY, FRAME_VERSION, FrameType, HEADER_BYTES } from './frames.js'
 import {
   CHANNEL_ID_BYTES,
   type EndSpec,
@@ -30,7 +30,7 @@ export interface Wire {
   /** true when frames arrive exactly once and in order: nothing is ever sent again */
   readonly reliable: boolean
   /**
-   * Sends head and payload as one frame. The payload is a view of the outbox: it stays as it is until the wire is lost or
+   * Sends head and payload as one frame. The head is the caller's again when this returns. The payload is a view of the outbox: it stays as it is until the wire is lost or
    * the other side has it. False: accepted, but wait for onWritable before the next record.
    */
   send(head: Uint8Array, payload: Uint8Array | null): boolean
@@ -65,6 +65,8 @@ export interface FramePathOptions {
   allows?: (service: string) => boolean
 }
 
+/** How long an acknowledgement waits for company on a wire that loses nothing. */
+const LAZY_ACK_MS = 2
 /** Longest session frame on a wire, bytes; DATA may be longer. */
 export const MAX_SESSION_FRAME = 2048
 export class FramePath implements Path {
@@ -86,6 +88,7 @@ export class FramePath implements Path {
   readonly #ends = new Map<string, PumpEnd>()
   readonly #acksDue = new Set<PumpEnd>()
   #ackTurn: NodeJS.Immediate | null = null
+  #ackTimer: NodeJS.Timeout | null = null
   /** where the last frame went, and where the rest of a frame is going */
   #last: PumpEnd | null = null
   #filling: PumpEnd | null = null
@@ -149,7 +152,7 @@ export class FramePath implements Path {
     if (this.lost) return
     this.lost = true
     this.#wire.close()
-    if (this.#ackTurn !== null) clearImmediate(this.#ackTurn)
+    this.#stopAcks()
     for (const end of this.#ends.values()) end.halt()
     this.events?.onLost(this, error)
   }
@@ -172,20 +175,34 @@ export class FramePath implements Path {
     }
   }
 
-  /** Acknowledgements of one loop turn go out together. On a wire that is full they wait: each takes the place of the last. */
-  acknowledgeSoon(end: PumpEnd): void {
+  /**
+   * Acknowledgements of one loop turn go out together; those that nobody waits for wait themselves, for a DATA frame that
+   * takes them along. On a wire that is full all wait, and each takes the place of the last.
+   */
+  acknowledgeSoon(end: PumpEnd, urgent = true): void {
     this.#acksDue.add(end)
-    if (!this.congested) this.#acknowledge()
+    if (this.congested) return
+    if (urgent) this.#acknowledge()
+    else this.#ackTimer ??= setTimeout(() => this.#sendAcks(), LAZY_ACK_MS).unref()
   }
 
   #acknowledge(): void {
-    this.#ackTurn ??= setImmediate(() => {
-      this.#ackTurn = null
-      if (this.congested) return
-      const due = [...this.#acksDue]
-      this.#acksDue.clear()
-      for (const one of due) one.sendAck()
-    })
+    this.#ackTurn ??= setImmediate(() => this.#sendAcks())
+  }
+
+  #sendAcks(): void {
+    this.#stopAcks()
+    if (this.congested || this.lost) return
+    const due = [...this.#acksDue]
+    this.#acksDue.clear()
+    for (const one of due) one.sendAck()
+  }
+
+  #stopAcks(): void {
+    if (this.#ackTurn !== null) clearImmediate(this.#ackTurn)
+    if (this.#ackTimer !== null) clearTimeout(this.#ackTimer)
+    this.#ackTurn = null
+    this.#ackTimer = null
   }
 
   acknowledged(end: PumpEnd): void {
@@ -193,27 +210,28 @@ export class FramePath implements Path {
   }
 
   #onFrame(frame: Uint8Array): void {
-    if (this.lost) return
-    const header = readHeader(frame)
-    if (header === null) return
-    const { type } = header
+    if (this.lost || frame.length < HEADER_BYTES || frame[0] !== FRAME_VERSION) return
+    const type = frame[1]
     if (type !== FrameType.DATA && type !== FrameType.ACK) {
       this.events?.onFrame(this, frame)
       return
     }
-    const end = this.#find(header.channel, header.view, header.epoch)
+    const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength)
+    const body = view.getUint32(32, true)
+    if (body > frame.length - HEADER_BYTES) return
+    const end = this.#find(frame, view)
     if (end === null) return
-    const body = header.end - HEADER_BYTES
-    if (type === FrameType.ACK && body >= ACK_BODY) end.onAck(header.view, header.flags)
+    const flags = view.getUint16(2, true)
+    if (type === FrameType.ACK && body >= ACK_BODY) end.onAck(view, flags)
     else if (type === FrameType.DATA && body >= DATA_BODY) {
-      end.onData(header.view, header.flags, frame.subarray(HEADER_BYTES + DATA_BODY, header.end))
+      end.onData(view, flags, frame.subarray(HEADER_BYTES + DATA_BODY, HEADER_BYTES + body))
     }
   }
 
   #onPart(frame: Uint8Array, length: number): Uint8Array | null {
     if (this.lost) return null
     const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength)
-    const end = this.#find(frame.subarray(8, 8 + CHANNEL_ID_BYTES), view, view.getUint32(4, true))
+    const end = this.#find(frame, view)
     if (end === null) return null
     const rest = end.beginData(
       view,
@@ -226,9 +244,10 @@ export class FramePath implements Path {
   }
 
   /** Frames come in runs for one end: its name is compared before it is looked up. */
-  #find(channel: Uint8Array, view: DataView, epoch: number): PumpEnd | null {
+  #find(frame: Uint8Array, view: DataView): PumpEnd | null {
+    const epoch = view.getUint32(4, true)
     if (this.#last?.isNamed(view, epoch) === true) return this.#last
-    const end = this.#ends.get(endKey(channel, epoch))
+    const end = this.#ends.get(endKey(frame.subarray(8, 8 + CHANNEL_ID_BYTES), epoch))
     if (end === undefined) return null
     this.#last = end
     return end
