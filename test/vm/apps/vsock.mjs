@@ -9,7 +9,7 @@ import * as vsock from '../../../dist/vsock/index.js'
 
 const { VMADDR_CID_LOCAL: LOCAL, VMADDR_PORT_ANY: ANY } = vsock
 const MiB = 1024 * 1024
-const LIMIT = 240_000
+const LIMIT = 400_000
 
 const dial = (port, options = {}) => vsock.connect({ cid: LOCAL, port, ...options })
 
