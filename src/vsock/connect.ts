@@ -1,5 +1,15 @@
-import { callbackOrNone, optionsObject } from './address.js'
-import { type ConnectOptions, Socket } from './socket.js'
+import { callbackOrNone, optionsObject, type UdsAddress, type VsockAddress } from './address.js'
+import { Socket, type StreamOptions } from './socket.js'
+
+export type ConnectOptions = (VsockAddress | UdsAddress) &
+  StreamOptions & {
+    /** destroys the socket, at any time, with an AbortError */
+    signal?: AbortSignal | undefined
+    /** milliseconds without traffic after which 'timeout' is emitted, as setTimeout() does; nothing else happens by itself */
+    timeout?: number | undefined
+    /** milliseconds until connecting fails with ETIMEDOUT; default the kernel's 2 s, 10 s with `uds` */
+    connectTimeout?: number | undefined
+  }
 
 /**
  * Connects to a virtio socket, or to a guest of Firecracker or Cloud Hypervisor through the monitor's Unix socket. Returns at once;

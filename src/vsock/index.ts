@@ -18,7 +18,7 @@ export {
   VMADDR_PORT_ANY,
   type VsockAddress,
 } from './address.js'
-export { connect, connect as createConnection } from './connect.js'
+export { type ConnectOptions, connect, connect as createConnection } from './connect.js'
 export {
   createServer,
   type DroppedConnection,
@@ -27,7 +27,7 @@ export {
   type ServerEvents,
   type ServerOptions,
 } from './server.js'
-export { type ConnectOptions, Socket } from './socket.js'
+export { Socket, type StreamOptions } from './socket.js'
 
 /**
  * The CID of this machine: that of a guest, 2 on a host. Throws ENODEV when no transport but loopback is loaded, EACCES when

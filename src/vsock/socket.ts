@@ -9,10 +9,12 @@ import {
   connectAddress,
   milliseconds,
   signalOrNone,
-  type UdsAddress,
+  VMADDR_CID_ANY,
   VMADDR_CID_HOST,
+  VMADDR_CID_LOCAL,
   type VsockAddress,
 } from './address.js'
+import type { ConnectOptions } from './connect.js'
 import { connectFailure, failure } from './failure.js'
 import { connectLine, Reply } from './hybrid.js'
 import { ReadBuffer } from './read-buffer.js'
@@ -26,16 +28,6 @@ export interface StreamOptions {
   /** bytes at which both directions push back; default that of Node's streams */
   highWaterMark?: number | undefined
 }
-
-export type ConnectOptions = (VsockAddress | UdsAddress) &
-  StreamOptions & {
-    /** destroys the socket, at any time, with an AbortError */
-    signal?: AbortSignal | undefined
-    /** milliseconds without traffic after which 'timeout' is emitted, as setTimeout() does; nothing else happens by itself */
-    timeout?: number | undefined
-    /** milliseconds until connecting fails with ETIMEDOUT; default the kernel's 2 s, 10 s with `uds` */
-    connectTimeout?: number | undefined
-  }
 
 /** A connection that a server has accepted. */
 export interface Incoming extends StreamOptions {
@@ -63,14 +55,14 @@ export class Socket extends Duplex {
   /** CID and port of the other machine; undefined before 'connect', and where the monitor of a `uds` does not tell */
   remoteCid: number | undefined
   remotePort: number | undefined
-  /** CID and port of this side */
-  localCid: number | undefined
+  /** own port */
   localPort: number | undefined
 
   readonly #at: Address
   readonly #buffer = new ReadBuffer()
   readonly #onGone: (() => void) | undefined
   #stream: NativeStream | undefined
+  #localCid: number | undefined
   #reply: Reply | undefined
   /** reading is armed in the addon */
   #reading = false
@@ -114,6 +106,15 @@ export class Socket extends Duplex {
     }
   }
 
+  /** own CID; undefined before 'connect', or when the system does not tell */
+  get localCid(): number | undefined {
+    if (this.#localCid === VMADDR_CID_ANY) {
+      // Linux leaves the connecting side at "any"
+      this.#localCid = this.remoteCid === VMADDR_CID_LOCAL ? VMADDR_CID_LOCAL : guestCid()
+    }
+    return this.#localCid
+  }
+
   /** true before 'connect' and after the end of the connection */
   get pending(): boolean {
     return this.connecting || this.#stream === undefined
@@ -142,7 +143,8 @@ export class Socket extends Duplex {
 
   /** Own CID and port; empty before 'connect'. */
   address(): Partial<VsockAddress> {
-    return this.localPort === undefined ? {} : { cid: this.localCid!, port: this.localPort }
+    const { localCid: cid, localPort: port } = this
+    return { ...(cid === undefined ? {} : { cid }), ...(port === undefined ? {} : { port }) }
   }
 
   /**
@@ -345,12 +347,12 @@ export class Socket extends Duplex {
     const at = this.#at
     const { local, remote } = this.#stream!
     if (!('uds' in at) && 'cid' in local && 'cid' in remote) {
-      this.localCid = local.cid
+      this.#localCid = local.cid
       this.localPort = local.port
       this.remoteCid = remote.cid
       this.remotePort = remote.port
     } else {
-      this.localCid = VMADDR_CID_HOST
+      this.#localCid = VMADDR_CID_HOST
       // of a connection from the guest only the port that it asked for is known
       if (this.#onGone === undefined) this.remotePort = at.port
       else this.localPort = at.port
@@ -473,6 +475,14 @@ export class Socket extends Duplex {
     } else {
       this.emit('timeout')
     }
+  }
+}
+
+function guestCid(): number | undefined {
+  try {
+    return native.vsockLocalCid()
+  } catch {
+    return undefined
   }
 }
 

@@ -8,6 +8,7 @@ import { existsSync, statSync, writeFileSync } from 'node:fs'
 import { createServer as httpServer, request } from 'node:http'
 import { type Socket as NetSocket, createServer as netServer } from 'node:net'
 import { join } from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
@@ -402,6 +403,24 @@ describe('load', () => {
     await until(() => got === big.length + 1, 10_000, 'all')
     expect(last).toBe('bz')
     socket.destroy()
+  })
+
+  test('what has been read stays as it is while more is read', async () => {
+    const pieces = Array.from({ length: 300 }, (_, index) =>
+      Buffer.alloc(1 + ((index * 977) % 20_000), index),
+    )
+    const socket = dial(1, async (guest) => {
+      for (const piece of pieces) {
+        guest.write(piece)
+        await turn()
+      }
+      guest.end()
+    })
+    const chunks: Buffer[] = []
+    socket.on('data', (chunk) => chunks.push(chunk))
+    await soon(once(socket, 'end'), 'the end')
+    expect(Buffer.concat(chunks).equals(Buffer.concat(pieces))).toBe(true)
+    expect(chunks.length).toBeGreaterThan(50)
   })
 
   test('1,000 connections at once', async () => {

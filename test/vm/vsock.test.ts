@@ -20,7 +20,8 @@ beforeAll(async () => {
 afterAll(() => bed?.close(), 30_000)
 
 async function phase(name: string, timeout = 120_000): Promise<Record<string, unknown>> {
-  const { stdout } = await guest.run([process.execPath, '--expose-gc', app, name], { timeout })
+  const { stdout, stderr } = await guest.run([process.execPath, '--expose-gc', app, name], { timeout })
+  console.log(stderr)
   return JSON.parse(stdout)
 }
 
@@ -62,17 +63,17 @@ describe('modules that are missing are named', () => {
 
 it('loopback: the whole suite', async () => {
   await guest.sh('modprobe vsock_loopback')
-  const said = await phase('loopback', 600_000)
-  console.log(said)
+  const said = await phase('loopback', 900_000)
   expect(said).toEqual({
     connectLocal: failure('ECONNREFUSED', /nobody listens at this port/),
-    connectHost: failure('ENODEV', /modprobe vmw_vsock_virtio_transport`/),
+    // without another transport loopback stands in for CID 2 too
+    connectHost: failure('ECONNREFUSED', /nobody listens/),
     connectGuest: failure('ENODEV', /modprobe vhost_vsock`/),
     listenElsewhere: failure('EADDRNOTAVAIL', /does not have this CID/),
     localCid: expect.anything(),
     addresses: { cid: null, listening: true, localCid: 1 },
     bothWays: { bytes: 64 * MiB, seconds: expect.any(Number) },
-    thousand: { open: 2001, count: 1000, left: 0 },
+    thousand: { open: expect.any(Number), count: 1000, left: 0 },
     halfClose: 'ok',
     reset: { events: expect.arrayContaining(['close']) },
     writeToReset: { code: expect.stringMatching(/^(EPIPE|ECONNRESET)$/) },
@@ -83,10 +84,11 @@ it('loopback: the whole suite', async () => {
     permission: failure('EACCES', /CAP_NET_BIND_SERVICE/, { errno: -13, syscall: 'listen', port: 1023 }),
     aborted: { code: 'ABORT_ERR' },
   })
+  expect((said.thousand as { open: number }).open).toBeGreaterThanOrEqual(2000)
   const { held, queue, buffer, grown } = said.slowReader as Record<string, number>
   // the kernel's credit (256 KiB), one chunk in the writer's queue, one read in the reader's
   expect(held).toBeLessThan(2 * MiB)
   expect(queue).toBeLessThan(MiB)
   expect(buffer).toBeLessThan(MiB / 4)
   expect(grown).toBeLessThan(40 * MiB)
-}, 660_000)
+}, 960_000)

@@ -1,14 +1,15 @@
 // vsock.mjs PHASE: vmring/vsock inside a guest, over AF_VSOCK. Prints one JSON object: for each check 'ok', what it measured, or what
 // went wrong. PHASE says which modules are there: none, core (vsock alone), loopback.
-import { createHash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { crc32 } from 'node:zlib'
 import * as vsock from '../../../dist/vsock/index.js'
 
 const { VMADDR_CID_LOCAL: LOCAL, VMADDR_PORT_ANY: ANY } = vsock
 const MiB = 1024 * 1024
-const LIMIT = 120_000
+const LIMIT = 400_000
 
 const dial = (port, options = {}) => vsock.connect({ cid: LOCAL, port, ...options })
 
@@ -94,19 +95,21 @@ const phases = {
       const size = 64 * MiB
       const block = randomBytes(MiB)
       async function talk(socket) {
-        const [sent, received] = [createHash('sha256'), createHash('sha256')]
-        socket.on('data', (chunk) => received.update(chunk))
+        let [sent, received] = [0, 0]
+        socket.on('data', (chunk) => {
+          received = crc32(chunk, received)
+        })
         const ended = once(socket, 'end')
         for (let at = 0; at < size; ) {
           const from = at % 4096
           const chunk = block.subarray(from, from + Math.min(size - at, 1 + (at % 300_000)))
-          sent.update(chunk)
+          sent = crc32(chunk, sent)
           at += chunk.length
           if (!socket.write(chunk)) await once(socket, 'drain')
         }
         socket.end()
         await ended
-        return [sent.digest('hex'), received.digest('hex')]
+        return [sent, received]
       }
       const accepted = Promise.withResolvers?.() ?? deferred()
       const { server, port } = await serve((socket) => accepted.resolve(talk(socket)), {
@@ -323,7 +326,9 @@ for (const [name, check] of Object.entries(phases[process.argv[2]])) {
   const late = sleep(LIMIT, undefined, { ref: false }).then(() => {
     throw new Error(`not done within ${LIMIT} ms`)
   })
+  const started = Date.now()
   results[name] = await Promise.race([check(), late]).catch((error) => ({ failed: error.stack }))
+  console.error(`${name}: ${Date.now() - started} ms`)
 }
 console.log(JSON.stringify(results))
 // a check that hangs must not keep the others' results
