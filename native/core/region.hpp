@@ -155,9 +155,8 @@ Header format_together(uint8_t* base, uint64_t size, uint32_t sections, const ui
   const Geometry g = plan_geometry(size, A::load_relaxed(&header->table_count));
   if (!can_hold(g)) return Header::magic;
   for (uint32_t i = 0; i < g.sections; ++i) {
-    if (is_zero<A>(base + g.entry_at(i), sizeof(EntryBlock)) && is_zero<A>(base + g.section_at(i), sizeof(IdentityBlock))) {
-      continue;
-    }
+    const auto* identity = reinterpret_cast<const IdentityBlock*>(base + g.section_at(i));
+    if (is_zero<A>(base + g.entry_at(i), sizeof(EntryBlock)) && A::load_relaxed(&identity->incarnation) == 0) continue;
     // Somebody is in: then it is formatted. (Without the magic it was never blank.)
     A::template acquire_fence<Site::agree_format>();
     return magic() == kMagic ? Header::ok : Header::magic;
@@ -186,7 +185,7 @@ Header read_geometry(const uint8_t* base, uint64_t mapped, Geometry& out) {
   const uint64_t magic = A::template load_acquire<Site::read_magic>(&shared->magic);
   if (magic == 0) return Header::blank; // perhaps just being written
   HeaderBlock header;
-  A::read_bytes(&header, shared, sizeof header);
+  A::read_words(&header, shared, sizeof header);
   if (magic != kMagic || header.endian != kEndianTag) return Header::magic;
   if (header.major != kMajor) return Header::version;
   if ((header.incompatible & ~kKnownIncompatible) != 0) return Header::feature;
