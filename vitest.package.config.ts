@@ -8,6 +8,8 @@ export default defineConfig({
     include: ['test/package/**/*.test.ts'],
     pool: 'forks',
     fileParallelism: false,
+    // each is an interpreter that fills a processor
+    maxConcurrency: 2,
     testTimeout: 240_000,
     hookTimeout: 600_000,
     teardownTimeout: 30_000,

@@ -116,6 +116,7 @@ void Region::init(napi_env env, napi_value exports) {
           InstanceAccessor<&Region::method<&Region::lost>>("lost"),
           InstanceAccessor<&Region::method<&Region::blank>>("blank"),
           InstanceMethod<&Region::method<&Region::format>>("format"),
+          InstanceMethod<&Region::method<&Region::format_together>>("formatTogether"),
           InstanceMethod<&Region::method<&Region::describe>>("geometry"),
           InstanceMethod<&Region::method<&Region::read_entry>>("readEntry"),
           InstanceMethod<&Region::method<&Region::write_entry>>("writeEntry"),
@@ -196,12 +197,25 @@ napi_value Region::size(napi_env env, const Napi::CallbackInfo&) {
 napi_value Region::fd(napi_env env, const Napi::CallbackInfo&) { return make_int(env, mapping_->fd()); }
 napi_value Region::lost(napi_env env, const Napi::CallbackInfo&) { return make_bool(env, mapping_->lost()); }
 
-// Memory that nobody has formatted: zeros where the header would be.
+// Memory that nobody has formatted, or that somebody has begun to: zeros, or what formatting writes, where the header would be.
 napi_value Region::blank(napi_env env, const Napi::CallbackInfo&) {
-  const auto* words = reinterpret_cast<const uint64_t*>(mapping_->data());
-  bool zeros = !mapping_->lost();
-  for (size_t i = 0; zeros && i < kHeaderLength / sizeof *words; ++i) zeros = A::load_relaxed(words + i) == 0;
-  return make_bool(env, zeros && !mapping_->lost());
+  const uint8_t* base = mapping_->data();
+  if (mapping_->lost() || mapping_->size() < kMinRegion) return make_bool(env, false);
+  const bool open = A::load_acquire<Site::read_magic>(reinterpret_cast<const uint64_t*>(base)) == 0;
+  constexpr uint64_t kBehind = sizeof(HeaderBlock);
+  const bool begun = open && may_format<A>(base, mapping_->size()) && is_zero<A>(base + kBehind, kHeaderLength - kBehind);
+  return make_bool(env, begun && !mapping_->lost());
+}
+
+napi_value Region::format_together(napi_env env, const Napi::CallbackInfo& info) {
+  const auto sections = static_cast<uint32_t>(to_integer(env, info[0], "sections", 1, kMaxSections));
+  if (mapping_->lost()) throw_code("ERR_VMRING_REGION_LOST", "the region is closed, or its memory is gone");
+  uint8_t uuid[16];
+  random_bytes(uuid, sizeof uuid);
+  const Header header = vmring::format_together<A>(mapping_->data(), mapping_->size(), sections, uuid);
+  if (header != Header::ok) throw_header(header, *mapping_);
+  geometry_.reset();
+  return undefined(env);
 }
 
 napi_value Region::format(napi_env env, const Napi::CallbackInfo& info) {

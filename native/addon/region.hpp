@@ -34,6 +34,7 @@ class Region : public Napi::ObjectWrap<Region> {
   napi_value lost(napi_env env, const Napi::CallbackInfo& info);
   napi_value blank(napi_env env, const Napi::CallbackInfo& info);
   napi_value format(napi_env env, const Napi::CallbackInfo& info);
+  napi_value format_together(napi_env env, const Napi::CallbackInfo& info);
   napi_value describe(napi_env env, const Napi::CallbackInfo& info);
   napi_value read_entry(napi_env env, const Napi::CallbackInfo& info);
   napi_value write_entry(napi_env env, const Napi::CallbackInfo& info);

@@ -47,6 +47,8 @@ enum class Site : uint8_t {
   publish_magic, // release store of the header's magic         ↔ read_magic
   read_magic,
   claim_entry, // compare-and-swap, plain mode only; acquire and release
+  agree_format, // compare-and-swap, plain mode only: what formatters at the same time have in common; then a release
+                // fence, so that nobody sees the rest of a header without it
 };
 
 struct StdAtomics {
@@ -85,6 +87,20 @@ struct StdAtomics {
   // Payload. A peer that breaks the protocol can race with these: bytes may be torn, nothing else follows from it.
   static void write_bytes(void* shared, const void* from, size_t length) { std::memcpy(shared, from, length); }
   static void read_bytes(void* to, const void* shared, size_t length) { std::memcpy(to, shared, length); }
+  // Tables that several write at once, the same bytes. Lengths are multiples of 4.
+  static void write_words(void* shared, const void* from, size_t length) {
+    for (size_t at = 0; at < length; at += sizeof(uint32_t)) {
+      uint32_t word;
+      std::memcpy(&word, static_cast<const uint8_t*>(from) + at, sizeof word);
+      store_relaxed(reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(shared) + at), word);
+    }
+  }
+  static void read_words(void* to, const void* shared, size_t length) {
+    for (size_t at = 0; at < length; at += sizeof(uint32_t)) {
+      const uint32_t word = load_relaxed(reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(shared) + at));
+      std::memcpy(static_cast<uint8_t*>(to) + at, &word, sizeof word);
+    }
+  }
 };
 
 } // namespace vmring

@@ -95,6 +95,9 @@ HOLDS(EntryTwice)
 HOLDS(EntryOnce)
 HOLDS(Restart)
 HOLDS(Format)
+// Too many states for PSO: two write every line of a header.
+TEST(holds_tso_FormatAgreed) { holds<FormatTogether<true>>(Mode::tso); }
+TEST(holds_tso_FormatBlank) { holds<FormatTogether<false>>(Mode::tso); }
 HOLDS(Claim)
 
 #define NEEDS(site, mode, Name) \

@@ -71,6 +71,14 @@ struct Checked {
     check(from, length);
     StdAtomics::read_bytes(to, from, length);
   }
+  static void write_words(void* to, const void* from, size_t length) {
+    check(to, length);
+    StdAtomics::write_words(to, from, length);
+  }
+  static void read_words(void* to, const void* from, size_t length) {
+    check(from, length);
+    StdAtomics::read_words(to, from, length);
+  }
 };
 
 constexpr uint32_t kCapacity = 4096;

@@ -1,5 +1,5 @@
 // core/region.hpp: what a header must say to be believed, and entries of the peer table under writers that stop or lie.
-#include <chrono>
+#include <algorithm>
 #include <thread>
 
 #include "check.hpp"
@@ -181,31 +181,14 @@ TEST(an_entry_that_stays_half_written_ends_the_read) {
 
 TEST(a_reader_never_mixes_two_entries) {
   EntryBlock block{};
-  std::atomic<bool> stop{false};
-  std::thread writer([&] {
-    for (uint32_t i = 1; !stop; ++i) {
-      write_entry<A>(&block, {EntryState::joined, i, i, i});
-      for (uint32_t k = i % 64; k > 0; --k) asm volatile("" ::: "memory"); // so that some reads succeed
-    }
-  });
-  uint32_t reads = 0;
-  uint32_t last = 0;
-  // A second and a half, and longer when the two threads had to share one processor and hardly met.
-  const auto begin = std::chrono::steady_clock::now();
-  const auto more = [&] {
-    const auto passed = std::chrono::steady_clock::now() - begin;
-    return passed < std::chrono::milliseconds(1500) || (reads <= 100 && passed < std::chrono::seconds(30));
-  };
-  for (int i = 0; check::failures == 0 && (i % 1024 != 0 || more()); ++i) {
-    Entry out;
-    if (!read_entry<A>(&block, out)) continue;
-    if (out.peer_id != last) ++reads;
-    last = out.peer_id;
-    CHECK(out.peer_id == out.vectors && out.peer_id == out.generation);
-  }
-  stop = true;
-  writer.join();
-  CHECK(reads > 100);
+  rig::write_against_read([&](uint32_t i) { write_entry<A>(&block, {EntryState::joined, i, i, i}); },
+                          [&](uint32_t& life) {
+                            Entry out;
+                            if (!read_entry<A>(&block, out)) return false;
+                            life = out.peer_id;
+                            CHECK(out.peer_id == out.vectors && out.peer_id == out.generation);
+                            return true;
+                          });
 }
 
 TEST(one_of_many_claims_an_entry) {
@@ -230,4 +213,132 @@ TEST(one_of_many_claims_an_entry) {
     unclaim_entry<A>(&block);
     REQUIRE(claim_entry<A>(&block, 6, false));
   }
+}
+
+namespace {
+
+// Stands still before the access with a given number, once, until it is told to go on.
+struct Halting : StdAtomics {
+  static inline thread_local int left = -1;
+  static inline std::atomic<int> state{0}; // 1: stands still, 2: go on
+  static void count() {
+    if (left < 0 || left-- != 0) return;
+    state = 1;
+    while (state != 2) std::this_thread::yield();
+  }
+  template <Site site, class T>
+  static T load_acquire(const T* p) {
+    count();
+    return StdAtomics::load_acquire<site>(p);
+  }
+  template <Site site, class T>
+  static void store_release(T* p, T value) {
+    count();
+    StdAtomics::store_release<site>(p, value);
+  }
+  template <Site site>
+  static bool compare_swap(uint32_t* p, uint32_t expected, uint32_t desired) {
+    count();
+    return StdAtomics::compare_swap<site>(p, expected, desired);
+  }
+  static void write_words(void* shared, const void* from, size_t length) {
+    count();
+    StdAtomics::write_words(shared, from, length);
+  }
+  static void read_words(void* to, const void* shared, size_t length) {
+    count();
+    StdAtomics::read_words(to, shared, length);
+  }
+};
+
+// Joins as attach() does: finds the region formatted, and claims the first free entry. The section, −1 for none.
+int join_formatted(uint8_t* base, uint32_t incarnation, Geometry& g) {
+  REQUIRE(read_geometry<A>(base, kSize, g) == Header::ok);
+  for (uint32_t i = 0; i < g.sections; ++i) {
+    auto* entry = reinterpret_cast<EntryBlock*>(base + g.entry_at(i));
+    if (!claim_entry<A>(entry, incarnation, false)) continue;
+    write_entry<A>(entry, {EntryState::joined, i, 1, 1});
+    Identity identity;
+    identity.incarnation = incarnation;
+    write_identity<A>(SectionView(base, g, i).identity(), identity);
+    return static_cast<int>(i);
+  }
+  return -1;
+}
+
+} // namespace
+
+// One stops before each of its accesses; another formats and joins meanwhile; then the first goes on. Nothing changes.
+TEST(a_formatter_that_stops_holds_up_nobody_and_spoils_nothing) {
+  bool stopped = true;
+  int at = 0;
+  for (; stopped; ++at) {
+    rig::Guarded memory(kSize);
+    Halting::state = 0;
+    Header late = Header::blank;
+    std::atomic<bool> done{false};
+    std::thread first([&] {
+      Halting::left = at;
+      const uint8_t other[16] = {9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9};
+      late = format_together<Halting>(memory.base(), kSize, 2, other);
+      done = true;
+    });
+    while (Halting::state != 1 && !done) std::this_thread::yield();
+    stopped = Halting::state == 1;
+    REQUIRE(done || may_format<A>(memory.base(), kSize)); // what is half-written still counts as blank
+    REQUIRE(format_together<A>(memory.base(), kSize, 3, kUuid) == Header::ok);
+    Geometry g;
+    REQUIRE(join_formatted(memory.base(), 77, g) == 0);
+    const std::vector<uint8_t> before(memory.base(), memory.base() + kSize);
+    Halting::state = 2;
+    first.join();
+    REQUIRE(late == Header::ok);
+    REQUIRE(memcmp(before.data(), memory.base(), kSize) == 0);
+  }
+  CHECK(at > 12);
+}
+
+TEST(many_format_and_join_at_once) {
+  for (uint32_t round = 0; round < (rig::kThreadSanitizer ? 30 : 300); ++round) {
+    rig::Guarded memory(kSize);
+    constexpr uint32_t kMany = 6;
+    std::atomic<uint32_t> ready{0};
+    int sections[kMany];
+    Geometry seen[kMany];
+    std::vector<std::thread> threads;
+    for (uint32_t i = 0; i < kMany; ++i) {
+      threads.emplace_back([&, i] {
+        uint8_t uuid[16];
+        memset(uuid, static_cast<int>(i + 1), sizeof uuid);
+        ++ready;
+        while (ready != kMany) std::this_thread::yield();
+        REQUIRE(format_together<A>(memory.base(), kSize, 4, uuid) == Header::ok);
+        sections[i] = join_formatted(memory.base(), 100 + i, seen[i]);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    uint32_t taken = 0;
+    for (uint32_t i = 0; i < kMany; ++i) {
+      CHECK(memcmp(seen[i].uuid, seen[0].uuid, 16) == 0 && seen[i].sections == 4);
+      if (sections[i] >= 0) taken |= 1u << sections[i];
+    }
+    REQUIRE(taken == 0xf && std::count(sections, sections + kMany, -1) == 2);
+  }
+}
+
+TEST(what_is_not_blank_is_not_formatted) {
+  Geometry g = plan_geometry(kSize, 2);
+  const std::pair<uint64_t, uint8_t> places[] = {{0, 1},   {12, 9},  {24, 2},   {64, 255}, {72, 3},
+                                                 {130, 1}, {4096, 1}, {4116, 1}, {g.section_offset + 16, 1}};
+  for (const auto& [place, value] : places) {
+    rig::Guarded memory(kSize);
+    memory.base()[place] = value;
+    REQUIRE(format_together<A>(memory.base(), kSize, 2, kUuid) == Header::magic);
+  }
+  rig::Guarded memory(kSize);
+  CHECK(format_together<A>(memory.base(), kSize, 64, kUuid) == Header::size);
+  CHECK(format_together<A>(memory.base(), kSize, 2, kUuid) == Header::ok);
+  CHECK(format_together<A>(memory.base(), kSize, 3, kUuid) == Header::ok);
+  REQUIRE(read_geometry<A>(memory.base(), kSize, g) == Header::ok);
+  CHECK(g.sections == 2 && memcmp(g.uuid, kUuid, 16) == 0);
 }

@@ -3,11 +3,15 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <vector>
 
+#include "check.hpp"
 #include "core/end.hpp"
 #include "core/remote.hpp"
 
@@ -54,6 +58,35 @@ class Guarded {
   uint8_t* all_;
   uint8_t* base_;
 };
+
+// One thread writes life 1, 2, 3 … of something small, this one reads it: true from `read` for one that was whole, whose life
+// it puts in its argument. A second and a half, and longer when the two had to share one processor and hardly met.
+template <class Write, class Read>
+void write_against_read(Write write, Read read) {
+  std::atomic<bool> stop{false};
+  std::thread writer([&] {
+    for (uint32_t i = 1; !stop; ++i) {
+      write(i == 0 ? 1 : i);
+      for (uint32_t k = i % 64; k > 0; --k) asm volatile("" ::: "memory"); // so that some reads succeed
+    }
+  });
+  uint32_t reads = 0;
+  uint32_t last = 0;
+  const auto begin = std::chrono::steady_clock::now();
+  const auto more = [&] {
+    const auto passed = std::chrono::steady_clock::now() - begin;
+    return passed < std::chrono::milliseconds(1500) || (reads <= 100 && passed < std::chrono::seconds(30));
+  };
+  for (int i = 0; check::failures == 0 && (i % 1024 != 0 || more()); ++i) {
+    uint32_t life = 0;
+    if (!read(life)) continue;
+    if (life != last) ++reads;
+    last = life;
+  }
+  stop = true;
+  writer.join();
+  CHECK(reads > 100);
+}
 
 // One direction: a ring and the reader block of its consumer, each between guard pages.
 struct Pipe {

@@ -1,5 +1,4 @@
 // core/section.hpp, end.hpp and remote.hpp: where things lie, who is there, and offers that point elsewhere.
-#include <chrono>
 #include <thread>
 
 #include "check.hpp"
@@ -103,32 +102,16 @@ TEST(an_identity_is_whole_or_absent) {
 // The UUID is copied as plain bytes while it may change, and thrown away when it did: TSan rightly calls that a race.
 TEST(a_reader_never_mixes_two_identities) {
   IdentityBlock block{};
-  std::atomic<bool> stop{false};
-  std::thread writer([&] {
-    for (uint32_t i = 1; !stop; ++i) {
-      write_identity<A>(&block, identity_of(i == 0 ? 1 : i));
-      for (uint32_t k = i % 64; k > 0; --k) asm volatile("" ::: "memory"); // so that some reads succeed
-    }
-  });
-  uint32_t reads = 0;
-  uint32_t last = 0;
-  // A second and a half, and longer when the two threads had to share one processor and hardly met.
-  const auto begin = std::chrono::steady_clock::now();
-  const auto more = [&] {
-    const auto passed = std::chrono::steady_clock::now() - begin;
-    return passed < std::chrono::milliseconds(1500) || (reads <= 100 && passed < std::chrono::seconds(30));
-  };
-  for (int i = 0; check::failures == 0 && (i % 1024 != 0 || more()); ++i) {
-    Identity out;
-    if (!read_identity<A>(&block, out)) continue;
-    if (out.incarnation != last) ++reads;
-    last = out.incarnation;
-    const Identity in = identity_of(out.incarnation);
-    CHECK(memcmp(out.uuid, in.uuid, 16) == 0 && out.peer_id == in.peer_id && out.vector == in.vector && out.pid == in.pid);
-  }
-  stop = true;
-  writer.join();
-  CHECK(reads > 100);
+  rig::write_against_read([&](uint32_t life) { write_identity<A>(&block, identity_of(life)); },
+                          [&](uint32_t& life) {
+                            Identity out;
+                            if (!read_identity<A>(&block, out)) return false;
+                            life = out.incarnation;
+                            const Identity in = identity_of(life);
+                            CHECK(memcmp(out.uuid, in.uuid, 16) == 0 && out.peer_id == in.peer_id);
+                            CHECK(out.vector == in.vector && out.pid == in.pid);
+                            return true;
+                          });
 }
 #endif
 

@@ -8,6 +8,7 @@ import { type LeaseOwner, SendLease } from '../ring/lease.js'
 import type { Message } from '../ring/message.js'
 import type { Session, SessionClient } from '../session/session.js'
 import { Dispatcher } from './dispatcher.js'
+import { Hold, type Holder } from './hold.js'
 import { ChannelPort } from './port.js'
 import { Receiver } from './receiver.js'
 import { closedError, handled, Sender, sendError, tooLarge } from './sender.js'
@@ -30,9 +31,7 @@ export interface ChannelStats {
 }
 
 /** What a channel needs of the peer it belongs to. */
-export interface ChannelHost {
-  hold(): void
-  drop(): void
+export interface ChannelHost extends Holder {
   counters(): PeerCounters | null
 }
 
@@ -77,7 +76,7 @@ export class Channel
   #readableTold = false
   #ending = false
   #ended = false
-  #held = false
+  readonly #hold: Hold
   #over = false
   #port: ChannelPort | null = null
   #closed: Promise<Error | null> | null = null
@@ -87,6 +86,7 @@ export class Channel
     super()
     this.#session = session
     this.#host = host
+    this.#hold = new Hold(host)
     this.#sender = new Sender(session)
     this.#receiver = new Receiver(session, () => this.#onEnd())
     this.#dispatcher = new Dispatcher(this, session, this.#receiver)
@@ -444,18 +444,12 @@ export class Channel
 
   /** Keeps the event loop alive while the channel is open (the default). */
   ref(): this {
-    if (!this.#held && !this.#over) {
-      this.#held = true
-      this.#host.hold()
-    }
+    if (!this.#over) this.#hold.take()
     return this
   }
 
   unref(): this {
-    if (this.#held) {
-      this.#held = false
-      this.#host.drop()
-    }
+    this.#hold.release()
     return this
   }
 }

@@ -5,6 +5,7 @@ import { rethrowLater } from '../ring/ends.js'
 import { DEFAULT_MAX_MESSAGE, type Listener, type SessionHub } from '../session/hub.js'
 import type { Session } from '../session/session.js'
 import { Channel, type ChannelHost } from './channel.js'
+import { Hold } from './hold.js'
 
 export interface ListenOptions {
   /** largest message that channels of this service take, in bytes; default 64 MiB */
@@ -29,7 +30,7 @@ export class Server extends EventEmitter<ServerEvents> implements Listener, Asyn
   readonly #waiting: Channel[] = []
   #askers: ((result: IteratorResult<Channel, undefined>) => void)[] = []
   #closed = false
-  #held = false
+  readonly #hold: Hold
 
   constructor(hub: SessionHub, host: ChannelHost, service: string, options: ListenOptions = {}) {
     super()
@@ -38,6 +39,7 @@ export class Server extends EventEmitter<ServerEvents> implements Listener, Asyn
     this.#backlog = options.backlog ?? 128
     this.#hub = hub
     this.#host = host
+    this.#hold = new Hold(host)
     hub.listen(this)
     this.ref()
     this.on('newListener', (name) => {
@@ -119,18 +121,12 @@ export class Server extends EventEmitter<ServerEvents> implements Listener, Asyn
 
   /** Keeps the event loop alive while the server listens (the default). */
   ref(): this {
-    if (!this.#held && !this.#closed) {
-      this.#held = true
-      this.#host.hold()
-    }
+    if (!this.#closed) this.#hold.take()
     return this
   }
 
   unref(): this {
-    if (this.#held) {
-      this.#held = false
-      this.#host.drop()
-    }
+    this.#hold.release()
     return this
   }
 }

@@ -139,7 +139,13 @@ function fill(native: NativeBinding, file: string, size: number, sections: numbe
   }
   const region = native.Region.open(file)
   try {
-    region.format({ sections, daemonIncarnation: 0 })
+    region.formatTogether(sections)
+    const { sections: made } = region.geometry()
+    if (made === sections) return
+    throw new VmringError(
+      'ERR_VMRING_ARGUMENT',
+      `${file} was formatted by somebody else meanwhile, for ${made} processes; --force replaces it`,
+    )
   } finally {
     region.close()
   }

@@ -77,10 +77,15 @@ export interface NativeRegion {
   readonly fd: number
   /** true once a SIGBUS handler or close() has replaced the pages */
   readonly lost: boolean
-  /** true when there are zeros where the header would be: nobody has formatted it */
+  /** true when nobody has formatted it, or somebody has begun to: zeros, or what formatting writes, in place of the header */
   readonly blank: boolean
   /** Writes header and tables, magic last. Throws ERR_VMRING_REGION_SIZE. `daemonIncarnation` 0 = plain mode. */
   format(options: { sections: number; daemonIncarnation: number }): void
+  /**
+   * Formats blank memory in plain mode, also when others do so at the same time or have died doing it; nothing when it is
+   * formatted. The sections may be as many as another one said. Throws ERR_VMRING_REGION_{SIZE,MAGIC}.
+   */
+  formatTogether(sections: number): void
   /** Checks the header against the real size once and keeps a private copy. Throws ERR_VMRING_REGION_{MAGIC,VERSION,FEATURE,GEOMETRY,SIZE,TRUNCATED}. */
   geometry(): Geometry
   readEntry(section: number): Entry | null

@@ -188,7 +188,7 @@ function attachPlain(
   device: NativeDevice | null,
   options: AttachOptions,
 ): Peer {
-  if (region.blank) region.format({ sections: plainSections(region.size), daemonIncarnation: 0 })
+  if (region.blank) region.formatTogether(plainSections(region.size))
   const geometry = region.geometry()
   const section = region.claimEntry(options.section ?? -1, options.takeOver ?? false)
   if (section < 0) throw tooManyPeers(address, geometry)

@@ -1,6 +1,7 @@
 /** This process in a region: where channels and servers come from. */
 import { EventEmitter } from 'node:events'
 import { Channel, type ChannelHost } from '../channel/channel.js'
+import { Hold } from '../channel/hold.js'
 import { type ListenOptions, Server } from '../channel/server.js'
 import { VmringError } from '../errors.js'
 import type { PeerCounters } from '../native/types.js'
@@ -53,7 +54,7 @@ export class Peer extends EventEmitter<PeerEvents> {
   readonly #servers = new Set<Server>()
   readonly #host: ChannelHost
   #holds = 0
-  #held = false
+  readonly #own: Hold
   #closing: Promise<void> | null = null
 
   constructor(hub: SessionHub, backend: PeerBackend) {
@@ -65,6 +66,7 @@ export class Peer extends EventEmitter<PeerEvents> {
       drop: () => this.#drop(),
       counters: () => (this.#closing === null ? backend.counters() : null),
     }
+    this.#own = new Hold(this.#host)
     this.ref()
   }
 
@@ -173,18 +175,12 @@ export class Peer extends EventEmitter<PeerEvents> {
 
   /** Keeps the event loop alive until close() (the default). Channels and servers do so by themselves. */
   ref(): this {
-    if (!this.#held && this.#closing === null) {
-      this.#held = true
-      this.#hold()
-    }
+    if (this.#closing === null) this.#own.take()
     return this
   }
 
   unref(): this {
-    if (this.#held) {
-      this.#held = false
-      this.#drop()
-    }
+    this.#own.release()
     return this
   }
 

@@ -5,9 +5,9 @@ import type { Channel, Message } from '../../src/index.js'
 import type { ConnectOptions } from '../../src/session/hub.js'
 import { makeMessage, SequenceOracle, sizeOf } from '../support/oracle.js'
 import { type Pair, pairKinds } from '../support/rigs.js'
+import { pause } from '../support/slow.js'
 
 const turn = () => new Promise((resolve) => setImmediate(resolve))
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
 async function until(condition: () => boolean, what: string): Promise<void> {
   const deadline = performance.now() + 10_000

@@ -74,6 +74,7 @@ function inTime(work) {
 const counts = { passed: 0, failed: 0 }
 async function runTest(entry, chain, name) {
   const started = performance.now()
+  console.log(`… ${name}`) // the last line of one that never ends
   const errors = []
   const attempt = (work) => inTime(async () => work()).catch((error) => errors.push(error))
   finished = []
@@ -84,7 +85,10 @@ async function runTest(entry, chain, name) {
   for (const body of finished.toReversed()) await attempt(body)
   counts[errors.length > 0 ? 'failed' : 'passed'] += 1
   console.log(`${errors.length > 0 ? '✗' : '✓'} ${name} (${Math.round(performance.now() - started)} ms)`)
-  for (const error of errors) console.log(error?.stack ?? error)
+  for (const error of errors) {
+    console.log(error?.stack ?? error)
+    if (error?.expected !== undefined) console.log('got', error.actual, 'and not', error.expected)
+  }
 }
 
 async function runBlock(each, chain, name) {

@@ -3,6 +3,7 @@ import type { Channel } from '../../src/channel/channel.js'
 import type { Message } from '../../src/ring/message.js'
 import type { Rig } from './memory-path.js'
 import { SequenceOracle, sizeOf } from './oracle.js'
+import { SLOW } from './slow.js'
 
 export interface Life {
   /** messages each way */
@@ -26,7 +27,7 @@ interface Held {
   sequence: number
 }
 
-const LIMIT_MS = 20_000
+const LIMIT_MS = 20_000 * SLOW
 const HOLD_MS = 12
 
 /** Throws when anything was lost, doubled, reordered or changed, or when something stays behind. */
@@ -91,7 +92,7 @@ export async function live(rig: Rig, life: Life): Promise<void> {
   // An attempt that was cut off leaves a channel that is reset; the last one is the one that came about.
   const accepted: Channel[] = []
   server.on('channel', (channel) => accepted.push(channel))
-  const channelA = await within(rig.a.peer.connect('orders', { wait: 3000 }), 'connect')
+  const channelA = await within(rig.a.peer.connect('orders', { wait: 3000 * SLOW }), 'connect')
   const channelB = accepted.at(-1)!
   const endedA = new Promise<void>((resolve) => channelA.once('end', () => resolve()))
   channelB.on('message', (message) => take(toB, message))

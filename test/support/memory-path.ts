@@ -7,6 +7,7 @@ import { FramePath, type FramePathOptions, type Wire, type WireEvents } from '..
 import { Peer, type PeerBackend } from '../../src/peer/peer.js'
 import { SessionHub } from '../../src/session/hub.js'
 import type { Timing } from '../../src/session/repeat.js'
+import { SLOW } from './slow.js'
 
 export const faultKinds = ['drop', 'delay', 'duplicate', 'reorder', 'cut'] as const
 export type FaultKind = (typeof faultKinds)[number]
@@ -159,15 +160,15 @@ class MemoryWire implements Wire {
 }
 
 export const fastTiming: Timing = {
-  retryFirst: 4,
-  retryMax: 40,
-  openLimit: 2000,
-  moveLimit: 1000,
-  pathGrace: 400,
-  helloLimit: 1000,
-  stallLimit: 200,
-  returnAfter: 200,
-  returnMax: 2000,
+  retryFirst: 4 * SLOW,
+  retryMax: 40 * SLOW,
+  openLimit: 2000 * SLOW,
+  moveLimit: 1000 * SLOW,
+  pathGrace: 400 * SLOW,
+  helloLimit: 1000 * SLOW,
+  stallLimit: 200 * SLOW,
+  returnAfter: 200 * SLOW,
+  returnMax: 2000 * SLOW,
 }
 
 export interface Side {
@@ -246,7 +247,8 @@ export function memoryRig(
 ): Rig {
   const a = memorySide(1, options.timing ?? {})
   const b = memorySide(7, options.timing ?? {})
-  const pathOptions = { capacity: 16 * 1024, retryFirst: 4, retryMax: 40, ...options }
+  const { retryFirst, retryMax } = fastTiming
+  const pathOptions = { capacity: 16 * 1024, retryFirst, retryMax, ...options }
   const ref = (one: Named) => ({ uuid: one.uuid, incarnation: one.incarnation, section: -1 })
   const links: Link[] = []
   return {

@@ -2,6 +2,7 @@ import { readdirSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import { describe, expect, it } from 'vitest'
 import { addonPath, runProgram } from '../support/addon.js'
+import { SLOW } from '../support/slow.js'
 
 /** Opens one of everything, with traffic under way. */
 const openEverything = `
@@ -20,13 +21,15 @@ const openEverything = `
     a.peer.setDoorbell(1, 0, b.doorbell)
     b.peer.setDoorbell(0, 0, a.doorbell)
     const bytes = new Uint8Array(100), ends = []
-    setTimeout(() => {
+    const meet = () => {
+      if (a.peer.remotes().length === 0 || b.peer.remotes().length === 0) return void setTimeout(meet, 5)
       const near = a.peer.createEnd(1, 65536, 0, 0), far = b.peer.createEnd(0, 65536, 0, 0)
       a.peer.attachEnd(near.id, far.offer)
       b.peer.attachEnd(far.id, near.offer)
       ends.push(near.id, far.id)
       native.endSend(near.id, bytes, 1, 0)
-    }, 20)
+    }
+    meet()
     const pair = native.createPair(4096, 0, 0)
     native.onPairReady(() => { for (const end of [pair.near, pair.far]) while (native.endReceive(end) > 0) { native.endRelease(end, native.scratch[2]); native.endSend(end, bytes, 1, 0) } })
     native.endSend(pair.near, bytes, 1, 0)
@@ -36,7 +39,7 @@ const openEverything = `
 describe('a process', () => {
   it.each(['event', 'adaptive', 'busy'])('exits with everything open and busy (%s)', (mode) => {
     const result = runProgram(
-      `${openEverything}; everything('${mode}'); setTimeout(() => process.exit(3), 100)`,
+      `${openEverything}; everything('${mode}'); setTimeout(() => process.exit(3), ${100 * SLOW})`,
     )
     expect([result.stderr, result.status, result.signal]).toEqual(['', 3, null])
   })

@@ -4,6 +4,7 @@ import type { Channel } from '../../src/index.js'
 import { decodeFrame, encodeFrame, FrameType, HEADER_BYTES } from '../../src/path/frames.js'
 import { within } from '../support/lives.js'
 import { memoryRig, type Rig } from '../support/memory-path.js'
+import { pause } from '../support/slow.js'
 
 let rig: Rig
 afterEach(() => rig.close())
@@ -15,8 +16,6 @@ async function open(): Promise<[Channel, Channel]> {
   const a = await rig.a.peer.connect('orders', { wait: 2000 })
   return [a, accepted.at(-1)!]
 }
-
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
 test('a process that is gone: the survivor knows what had been released', async () => {
   rig = memoryRig()

@@ -9,8 +9,9 @@ import {
   randomFaults,
   shrink,
 } from '../support/memory-path.js'
+import { SLOW } from '../support/slow.js'
 
-const AT_ONCE = 12
+const AT_ONCE = Math.ceil(12 / SLOW)
 
 async function run(life: Life, faults: Fault[], wires: string[]): Promise<number> {
   const plan = new FaultPlan(faults)

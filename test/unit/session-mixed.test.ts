@@ -4,8 +4,7 @@ import type { Channel } from '../../src/index.js'
 import { type Life, live } from '../support/lives.js'
 import { type Fault, FaultPlan, randomFaults } from '../support/memory-path.js'
 import { mixedRig } from '../support/rigs.js'
-
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
+import { pause } from '../support/slow.js'
 
 const life: Life = {
   messages: 60,

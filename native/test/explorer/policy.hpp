@@ -53,6 +53,8 @@ struct ExplorerAtomics {
     auto* bytes = static_cast<uint8_t*>(to);
     pieces(from, length, [&](size_t at, size_t part) { engine().load(from + at, bytes + at, part, true); });
   }
+  static void write_words(void* shared, const void* from, size_t length) { write_bytes(shared, from, length); }
+  static void read_words(void* to, const void* shared, size_t length) { read_bytes(to, shared, length); }
 
  private:
   template <class Each>
@@ -86,6 +88,7 @@ inline const char* site_name(Site site) {
     case Site::publish_identity: return "publish_identity";
     case Site::publish_magic: return "publish_magic";
     case Site::claim_entry: return "claim_entry";
+    case Site::agree_format: return "agree_format";
     default: return "an acquire";
   }
 }

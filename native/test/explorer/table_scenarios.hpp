@@ -269,6 +269,38 @@ struct Format : Scenario {
   }
 };
 
+// f. Two first peers format blank memory at once and join: one region, and what one has claimed the other does not take away.
+// Agreed: from where the number of sections and the uuid are there.
+template <bool Agreed>
+struct FormatTogether : Scenario {
+  static constexpr uint64_t kSize = 1u << 20;
+  uint32_t* seen = at<uint32_t>(kSize - 256); // not of the protocol: the uuid that the first one has read
+  FormatTogether() {
+    engine().name(at<uint8_t>(0), 4096, "header");
+    engine().grain(64);
+    if (!Agreed) return;
+    *at<uint32_t>(offsetof(vmring::HeaderBlock, table_count)) = 1;
+    for (uint64_t i = 0; i < 4; ++i) *at<uint32_t>(offsetof(vmring::HeaderBlock, uuid) + 4 * i) = 7;
+  }
+  void role(int index) override {
+    const uint8_t mine = static_cast<uint8_t>(index + 1);
+    const uint8_t uuid[16] = {mine, 0, 0, 0, mine, 0, 0, 0, mine, 0, 0, 0, mine};
+    const uint32_t wanted = 1 + static_cast<uint32_t>(index);
+    const auto result = vmring::format_together<A>(engine().memory(), kSize, wanted, uuid);
+    engine().expect(result == vmring::Header::ok, "blank memory is refused");
+    vmring::Geometry g;
+    engine().expect(vmring::read_geometry<A>(engine().memory(), kSize, g) == vmring::Header::ok, "half a header");
+    const uint32_t known = g.sections << 16 | uint32_t{g.uuid[0]} << 8 | g.uuid[12];
+    engine().compare_swap(seen, 0, known);
+    engine().expect(A::load_relaxed(seen) == known, "two regions");
+    auto* entry = reinterpret_cast<vmring::EntryBlock*>(engine().memory() + g.entry_at(0));
+    const uint32_t claim = 0xb0u + static_cast<uint32_t>(index);
+    if (!vmring::claim_entry<A>(entry, claim, false)) return;
+    vmring::write_entry<A>(entry, {vmring::EntryState::joined, 0, 1, 1});
+    engine().expect(A::load_relaxed(&entry->claim) == claim, "a claim taken away");
+  }
+};
+
 // f. Plain mode: one gives its entry up, another claims it and must find it as it was left. Two never hold it.
 struct Claim : Scenario {
   vmring::EntryBlock* block = at<vmring::EntryBlock>(0);
