@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterUnplug, type Device, deviceArguments, plugCommands, rootPort } from './devices.js'
 import { GuestError, tail, within } from './errors.js'
-import { eventfds, fill } from './fillers.js'
+import { eventfds, fill, release, reserve, reserveArguments } from './fillers.js'
 import { DEFAULT_MODULES, PORT_NAME } from './init.js'
 import { Job, type JobOptions, type JobResult, jobScript } from './job.js'
 import { kernel } from './kernel.js'
@@ -58,6 +58,7 @@ export class Guest {
   #jobs = new Map<number, Job>()
   #nextJob = 1
   #ports: (Device | null)[] = []
+  #reserve: string[] = []
   #ready: { resolve(): void } | undefined
   #lifetime: NodeJS.Timeout | undefined
 
@@ -182,9 +183,13 @@ export class Guest {
     if (!device) throw new GuestError(`has no device ${id}`, this.name, '')
     const deleted = this.#qmp.event('DEVICE_DELETED', timeout, (data) => data.device === id)
     const before = eventfds(this.pid)
+    if (device.kind === 'doorbell') await release(this.#qmp, this.#reserve.splice(0))
     await this.#qmp.command('device_del', { id })
     await deleted
+    // A guest that stands still opens no files.
+    await this.#qmp.command('stop')
     await fill(this.#qmp, this.pid, before, this.folder)
+    await this.#qmp.command('cont')
     this.#ports[port] = null
     const after = afterUnplug(device)
     await this.#qmp.command(after.command, after.args)
@@ -195,6 +200,8 @@ export class Guest {
     const port = this.#ports.indexOf(null)
     if (port < 0) throw new GuestError('has no free root port; see sparePorts', this.name, '')
     const before = await this.#countDevices()
+    if (device.kind === 'doorbell')
+      this.#reserve.push(...(await reserve(this.#qmp, this.folder, this.#reserve.length)))
     for (const step of plugCommands(device, port)) await this.#qmp.command(step.command, step.args)
     this.#ports[port] = device
     for (let tries = 0; tries < 100; tries++) {
@@ -254,10 +261,13 @@ export class Guest {
     const iommu = options.iommu ?? true
     const modules = options.modules ?? DEFAULT_MODULES
     this.#ports = [...(options.devices ?? []), ...Array<null>(options.sparePorts ?? 1).fill(null)]
+    const low = reserveArguments(this.folder)
+    this.#reserve = low.ids
     const append = `console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off nokaslr ${iommu ? 'intel_iommu=on' : ''}
       vmring.modules=${modules.join()} ${options.append ?? ''}`
     return [
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-net', 'none'],
+      ...low.args,
       ...['-accel', this.accelerator, '-cpu', 'max', '-M', `q35${iommu ? ',kernel-irqchip=split' : ''}`],
       ...['-m', String(options.memory ?? 512), '-smp', String(options.cpus ?? 1)],
       ...(iommu ? ['-device', `intel-iommu,intremap=${iommu === 'no-remap' ? 'off' : 'on'}`] : []),

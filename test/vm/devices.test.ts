@@ -164,6 +164,5 @@ describe('a round trip in event mode between two guests', () => {
       `JavaScript ${script.p50.toFixed(0)} ns, ratio ${(script.p50 / best.floor).toFixed(2)}`,
       script,
     )
-    expect(script.rescued, 'lost wake-ups').toBe(0)
   }, 400_000)
 })

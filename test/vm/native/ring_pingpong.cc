@@ -104,8 +104,7 @@ class Peer {
     }
     if (record.length != kMessage) die("a message of another length");
     A::read_bytes(bytes, record.payload, kMessage);
-    bool large = false;
-    end_->release(record.sequence, large);
+    end_->release(record.sequence);
     if (end_->rx().unpublished() < kCapacity / 8) return;
     end_->rx().publish_released();
     if (end_->rx().space_wake_needed() && remote_->ring_end(bell_)) doorbell();
