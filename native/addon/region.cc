@@ -200,7 +200,7 @@ napi_value Region::lost(napi_env env, const Napi::CallbackInfo&) { return make_b
 // Memory that nobody has formatted, or that somebody has begun to: zeros, or what formatting writes, where the header would be.
 napi_value Region::blank(napi_env env, const Napi::CallbackInfo&) {
   const uint8_t* base = mapping_->data();
-  if (mapping_->lost() || mapping_->size() < kMinRegion) return make_bool(env, false);
+  if (mapping_->lost()) return make_bool(env, false);
   const bool open = A::load_acquire<Site::read_magic>(reinterpret_cast<const uint64_t*>(base)) == 0;
   constexpr uint64_t kBehind = sizeof(HeaderBlock);
   const bool begun = open && may_format<A>(base, mapping_->size()) && is_zero<A>(base + kBehind, kHeaderLength - kBehind);
