@@ -20,6 +20,7 @@ export default defineConfig({
     teardownTimeout: 20_000,
     projects: [
       project('unit', ['test/unit/**/*.test.ts']),
+      project('explore', ['test/explore/**/*.test.ts']),
       project('conformance', ['test/conformance/**/*.test.ts']),
       project('api', [apiTests]),
       project('integration', ['test/integration/**/*.test.ts'], [apiTests]),

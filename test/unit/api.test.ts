@@ -49,7 +49,7 @@ test.each([
   ['too small', () => `file:${file(65536)}`, 'ERR_VMRING_REGION_SIZE'],
   ['nobody at the socket', () => `unix:${join(directory, 'none.sock')}`, 'ENOENT'],
   ['a device', () => 'pci:0000:fe:1f.7', 'ERR_VMRING_DEVICE_ABSENT'],
-  ['no region', () => null, 'ERR_VMRING_NOT_SUPPORTED'],
+  ['no region', () => null, 'ERR_VMRING_NO_REGION'],
 ])('attach to %s', async (_name, region, code) => {
   await expect(attach({ region: region() })).rejects.toMatchObject({ code })
 })

@@ -3,8 +3,8 @@
  * doubled, overtaken, on each path; timers that fire early; wishes, losses, returns, ends and deaths at every step.
  */
 import { expect, test } from 'vitest'
-import { explore, follow } from '../support/explore.js'
-import type { PathSpec, Scenario } from '../support/explore-world.js'
+import { explore, follow } from './explore.js'
+import type { PathSpec, Scenario } from './parts.js'
 
 const wire = (name: string): PathSpec => ({ name, kind: 'wire' })
 const shared = (name: string, keepsOutbox = true): PathSpec => ({ name, kind: 'shared', keepsOutbox })

@@ -2,7 +2,8 @@
  * Runs a scenario under every schedule that deviates from the fair order at most k times: depth first, each schedule
  * from the beginning. The fair order takes what has been due for longest, and lets timers run when nothing else is due.
  */
-import { type Scenario, World } from './explore-world.js'
+import type { Scenario } from './parts.js'
+import { World } from './world.js'
 
 /** [step, which of the possibilities at that step] */
 export type Deviations = readonly (readonly [number, number])[]
