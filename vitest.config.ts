@@ -11,6 +11,8 @@ function project(name: string, include: string[], exclude: string[] = []) {
 export default defineConfig({
   test: {
     pool: 'forks',
+    // most tests wait for other processes
+    maxWorkers: 2,
     // garbage collection is something that tests ask for by name
     execArgv: ['--expose-gc'],
     // attach() without a region must not look for the relay of the machine that runs the tests

@@ -5,11 +5,8 @@
  */
 import { Channel } from '../../src/channel/channel.js'
 import { native } from '../../src/native/binding.js'
-import { readHeader } from '../../src/path/frames.js'
-import type { Path, PeerRef } from '../../src/path/path.js'
-import { FramePath, type Wire, type WireEvents } from '../../src/path/pump.js'
-import type { Message } from '../../src/ring/message.js'
-import { SessionHub } from '../../src/session/hub.js'
+import type { Path } from '../../src/path/path.js'
+import { FramePath } from '../../src/path/pump.js'
 import { defaultTiming } from '../../src/session/repeat.js'
 import type { Session } from '../../src/session/session.js'
 import { type FakeTimer, FakeTimers } from './fake-timers.js'
