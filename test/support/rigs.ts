@@ -11,12 +11,12 @@ import type { Peer, PeerBackend } from '../../src/peer/peer.js'
 import { Peer as PublicPeer } from '../../src/peer/peer.js'
 import { SessionHub } from '../../src/session/hub.js'
 import { FaultPlan, fastTiming, type Link, memoryRig, type Rig, randomFaults, wireUp } from './memory-path.js'
-import { streamRig } from './stream-path.js'
+import { streamFamily, streamRig } from './stream-path.js'
 
 async function streamPair(): Promise<Pair> {
   const rig = streamRig({ capacity: 64 * 1024 })
   await rig.link()
-  return { a: rig.a.peer, b: rig.b.peer, path: 'unix', close: () => rig.close() }
+  return { a: rig.a.peer, b: rig.b.peer, path: streamFamily, close: () => rig.close() }
 }
 
 export interface Pair {
@@ -70,7 +70,11 @@ export const pairKinds: PairKind[] = [
         false,
       ),
   },
-  { name: 'a stream, Unix socket', shared: false, open: streamPair },
+  {
+    name: `a stream, ${streamFamily === 'unix' ? 'Unix' : 'virtio'} socket`,
+    shared: false,
+    open: streamPair,
+  },
   {
     name: 'shared memory, plain file',
     shared: true,

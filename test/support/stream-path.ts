@@ -1,9 +1,14 @@
-/** Two peers in one process, joined by stream wires over real Unix sockets. */
+/** Two peers in one process, joined by stream wires over real Unix sockets; in a guest that a test has booted, over virtio sockets. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { native } from '../../src/native/binding.js'
-import type { NativeStream, StreamHandlers } from '../../src/native/types.js'
+import {
+  type NativeStream,
+  type StreamAddress,
+  type StreamHandlers,
+  VSOCK_ANY,
+} from '../../src/native/types.js'
 import { FramePath, type FramePathOptions } from '../../src/path/pump.js'
 import { StreamWire } from '../../src/path/stream.js'
 import type { Timing } from '../../src/session/repeat.js'
@@ -11,15 +16,20 @@ import { memorySide, type Side } from './memory-path.js'
 
 const silent: StreamHandlers = { onRead() {}, onEnd() {}, onDrain() {}, onClose() {} }
 
+/** Set in guests only: the CID of the guest itself (1, vsock_loopback). */
+const cid = process.env.VMRING_TEST_VSOCK_CID
+export const streamFamily = cid === undefined ? 'unix' : 'vsock'
+
 /** Two ends of one connection, neither reading. */
 export async function streamPair(buffer = 0): Promise<[NativeStream, NativeStream]> {
   const directory = mkdtempSync(join(tmpdir(), 'vmring-test-'))
   const path = join(directory, 'stream')
+  const address: StreamAddress = cid === undefined ? { path } : { cid: VSOCK_ANY, port: VSOCK_ANY }
   try {
     return await new Promise((resolve, reject) => {
       let near: NativeStream
       const listener = native.streamListen(
-        { path },
+        address,
         { buffer },
         {
           onConnection(far) {
@@ -30,7 +40,9 @@ export async function streamPair(buffer = 0): Promise<[NativeStream, NativeStrea
           onRefused: reject,
         },
       )
-      near = native.streamConnect({ path }, { ...silent, onClose: reject }, { buffer })
+      const { local } = listener
+      const target = 'port' in local ? { cid: Number(cid), port: local.port } : local
+      near = native.streamConnect(target, { ...silent, onClose: reject }, { buffer })
     })
   } finally {
     rmSync(directory, { recursive: true, force: true })
@@ -62,7 +74,7 @@ export function streamRig(
   return {
     a,
     b,
-    async link(name = 'unix') {
+    async link(name = streamFamily) {
       const streams = await streamPair(options.buffer)
       const near = new FramePath(new StreamWire(streams[0], { name }), ref(b), options)
       const far = new FramePath(new StreamWire(streams[1], { name }), ref(a), options)

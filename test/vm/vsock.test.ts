@@ -6,6 +6,7 @@ import { Bed, type Guest } from '../../src/vm/index.js'
 
 const MiB = 1024 * 1024
 const app = join(import.meta.dirname, 'apps/vsock.mjs')
+const root = join(import.meta.dirname, '../..')
 
 let bed: Bed
 let guest: Guest
@@ -92,3 +93,25 @@ it('loopback: the whole suite', async () => {
   expect(buffer).toBeLessThan(MiB / 4)
   expect(grown).toBeLessThan(40 * MiB)
 }, 960_000)
+
+it('the conformance suite of paths, over virtio sockets', async () => {
+  await guest.sh('modprobe vsock_loopback')
+  const vitest = join(root, 'node_modules/vitest/vitest.mjs')
+  const only = [
+    'run',
+    '--project',
+    'conformance',
+    '--testNamePattern',
+    'virtio socket',
+    '--testTimeout',
+    '120000',
+  ]
+  const argv = [process.execPath, vitest, ...only, '--root', root, '--reporter', 'json']
+  const { stdout } = await guest.run(['env', 'VMRING_TEST_VSOCK_CID=1', 'NO_COLOR=1', ...argv], {
+    timeout: 900_000,
+  })
+  const { numPassedTests, numFailedTests } = JSON.parse(stdout.slice(stdout.indexOf('{')))
+  console.log(`conformance over AF_VSOCK: ${numPassedTests} passed, ${numFailedTests} failed`)
+  expect(numFailedTests).toBe(0)
+  expect(numPassedTests).toBeGreaterThan(15)
+}, 1_000_000)
