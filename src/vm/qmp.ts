@@ -15,11 +15,17 @@ interface Waiting {
 export class Qmp {
   #socket!: LineSocket
   #next = 1
+  #limit: number
   #waiting = new Map<number, Waiting>()
   #watching = new Set<{ matches(event: QmpEvent): boolean } & Waiting>()
 
+  private constructor(limit: number) {
+    this.#limit = limit
+  }
+
+  /** `limit`: ms until QEMU must greet; where that takes long, as in a guest inside a guest, answers may take long too. */
   static async open(path: string, limit: number, alive: () => boolean): Promise<Qmp> {
-    const qmp = new Qmp()
+    const qmp = new Qmp(Math.max(10_000, limit / 4))
     qmp.#socket = await LineSocket.open(
       path,
       limit,
@@ -27,12 +33,12 @@ export class Qmp {
       (line) => qmp.#line(line),
       () => qmp.#end(),
     )
-    await qmp.command('qmp_capabilities')
+    await qmp.command('qmp_capabilities', undefined, limit)
     return qmp
   }
 
   /** Rejects with QEMU's words, or when there is no answer within `limit` ms. */
-  command(name: string, args?: Record<string, unknown>, limit = 10_000): Promise<unknown> {
+  command(name: string, args?: Record<string, unknown>, limit = this.#limit): Promise<unknown> {
     if (this.#socket.closed) return Promise.reject(new Error(`${name}: QEMU is gone`))
     const id = this.#next++
     const answer = new Promise<unknown>((resolve, reject) => this.#waiting.set(id, { resolve, reject }))
