@@ -1,0 +1,107 @@
+// Guests inside a guest: the outer one has kernel vhost-vsock and runs the daemon, the inner ones have virtio sockets to it and
+// ivshmem devices that come and go. The whole story runs in there (apps/nested-outer.mjs, and apps/nested-inner.mjs in each
+// inner guest), since a process costs half a minute to start; here stands what must have come of it.
+import { dirname, join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Bed, type Guest, kernel } from '../../src/vm/index.js'
+
+/** of one step; the longest takes a minute on a quiet machine */
+const STEP_MS = 300_000
+const LIMIT_MS = 1_500_000
+const app = join(import.meta.dirname, 'apps/nested-outer.mjs')
+
+interface Line {
+  /** seconds since the program in the outer guest began */
+  at: number
+  said: string
+  guest?: string
+  step?: string
+  [key: string]: unknown
+}
+
+let bed: Bed
+let outer: Guest
+let lines: Line[]
+
+beforeAll(async () => {
+  const started = Date.now()
+  bed = await Bed.open()
+  // the inner guests boot the same kernel: the outer one sees it where it lies here
+  const { image } = await kernel()
+  const cache = process.env.VMRING_VM_CACHE ?? dirname(dirname(image))
+  outer = await bed.boot({
+    name: 'outer',
+    memory: 3072,
+    cpus: 2,
+    iommu: false,
+    modules: ['vhost_vsock', 'kvm_amd'],
+    lifetime: LIMIT_MS,
+  })
+  const kernelFolder = process.env.VMRING_VM_KERNEL
+  const env = {
+    HOME: '/root',
+    VMRING_VM_CACHE: cache,
+    ...(kernelFolder !== undefined && { VMRING_VM_KERNEL: kernelFolder }),
+  }
+  const job = outer.start([process.execPath, app, String(STEP_MS)], { timeout: LIMIT_MS - 60_000, env })
+  const ended = await job.done
+  lines = ended.stdout
+    .split('\n')
+    .filter((line) => line.startsWith('{'))
+    .map((line) => JSON.parse(line))
+  if (ended.code !== 0) throw job.error('the story broke off')
+  for (const { at, said, guest, ...more } of lines) {
+    if (said !== 'console')
+      console.log(`${at.toFixed(1)} s ${guest ?? 'outer'}: ${said} ${JSON.stringify(more)}`)
+  }
+  console.log(`guests inside a guest: ${Math.round((Date.now() - started) / 1000)} s in all`)
+}, LIMIT_MS)
+
+afterAll(() => bed?.close(), 30_000)
+
+function result(step: string): Line {
+  const line = lines.find(({ said, step: of }) => said === 'result' && of === step)
+  if (line === undefined) throw new Error(`the story has no step '${step}'`)
+  return line
+}
+
+describe("the README's example, unchanged", () => {
+  it('between two guests that never had a region: over the relay, by themselves', () => {
+    expect(result('without a device')).toMatchObject({
+      output: 'two coffees: on the way\n',
+      paths: ['vsock'],
+      spliced: 1,
+    })
+  })
+
+  it('between two guests with the device: through shared memory', () => {
+    expect(result('with the device')).toMatchObject({
+      output: 'two coffees: on the way\n',
+      paths: ['shm'],
+    })
+  })
+})
+
+it('a stream whose memory is unplugged and plugged in again arrives whole, in order, once', () => {
+  const { listener, opener } = result('stream') as unknown as Record<string, Record<string, unknown>>
+  const whole = { wrong: 0, firstWrong: null, error: null }
+  expect(opener).toMatchObject({ ...whole, sent: 10_000, received: 100_000 })
+  expect(listener).toMatchObject({ ...whole, sent: 100_000, received: 10_000 })
+  for (const { paths } of [listener!, opener!] as { paths: string[] }[]) {
+    // a busy machine may let a guest fall silent for a second, which is a reason to change path too
+    expect([paths.at(0), paths.at(-1)]).toEqual(['shm', 'shm'])
+    expect(paths).toContain('vsock')
+  }
+})
+
+it('a guest that asks for what it may not have, and one that sends garbage, are refused meanwhile', () => {
+  expect(result('trespass')).toMatchObject({
+    connect: 'ERR_VMRING_POLICY',
+    listen: 'ERR_VMRING_POLICY',
+    noise: { refused: 'ERR_VMRING_RELAY_VERSION', cut: true },
+    nonsense: { refused: 'ERR_VMRING_RELAY_PROTOCOL', cut: true },
+    long: { refused: 'ERR_VMRING_RELAY_PROTOCOL', cut: true },
+  })
+  const { refused } = lines.find(({ said }) => said === 'relay') as unknown as { refused: object }
+  expect(refused).toMatchObject({ POLICY: expect.any(Number), VERSION: 1, HANDSHAKE: 2 })
+})
