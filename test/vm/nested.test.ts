@@ -50,8 +50,9 @@ beforeAll(async () => {
     .filter((line) => line.startsWith('{'))
     .map((line) => JSON.parse(line))
   if (ended.code !== 0) throw job.error('the story broke off')
+  const quiet = ['console', 'received', 'text', 'done']
   for (const { at, said, guest, ...more } of lines) {
-    if (said !== 'console')
+    if (!quiet.includes(said))
       console.log(`${at.toFixed(1)} s ${guest ?? 'outer'}: ${said} ${JSON.stringify(more)}`)
   }
   console.log(`guests inside a guest: ${Math.round((Date.now() - started) / 1000)} s in all`)
