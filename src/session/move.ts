@@ -328,6 +328,15 @@ export class Mover {
       this.#refuse(path, frame.epoch, Reason.LIMIT, `this process has been moved off path ${path.name}`)
       return
     }
+    if (path.allows?.(session.service) === false) {
+      this.#refuse(
+        path,
+        frame.epoch,
+        Reason.POLICY,
+        `the policy of the relay does not allow '${session.service}'`,
+      )
+      return
+    }
     let end: PathEnd | null = null
     try {
       end = path.createEnd({ channel: session.id, epoch: frame.epoch, capacity: session.capacity })

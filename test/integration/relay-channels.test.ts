@@ -122,6 +122,26 @@ test('the policy decides who may listen and connect; a refusal is a typed error'
   await settle(a, b)
 })
 
+test('a channel over shared memory does not move to a relay that forbids its service', async () => {
+  const folder = scratch()
+  const policy = join(folder, 'policy.json')
+  const rules = [{ who: 'uid:*', listen: ['orders', 'open'], connect: ['open'] }]
+  writeFileSync(policy, JSON.stringify({ rules }))
+  const daemon = await startDaemon(['--policy', policy], folder)
+  const [a, b] = [
+    await peer(regionOf(daemon), relayOf(daemon)),
+    await peer(regionOf(daemon), relayOf(daemon)),
+  ]
+  // the stream itself is allowed, for another service
+  await b.run(async ({ state }) => void (await state.peer.listen('open')))
+  await traffic(a, b)
+  const moved = a.run(({ state }) => state.channel.usePath('unix'))
+  await expect(moved).rejects.toMatchObject({ code: 'ERR_VMRING_NO_PATH' })
+  await flowing(a, b)
+  expect(await path(a)).toBe('shm')
+  await settle(a, b)
+})
+
 test('a process that finds neither region nor relay says what it has tried', async () => {
   const one = await remote<State>()
   open.push(one)
