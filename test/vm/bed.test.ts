@@ -82,7 +82,10 @@ describe('what a demo with guests needs, and this machine has not', () => {
   })
 
   it('if it is the kernel, its package is named, and the way without apt', async () => {
-    const { code, stderr } = await guest.start(demo, { env: { VMRING_VM_CACHE: '/root/empty' } }).done
+    const { code, stderr } = await guest.start(demo, {
+      env: { VMRING_VM_CACHE: '/root/empty' },
+      timeout: 200_000,
+    }).done
     expect(code).toBe(1)
     expect(stderr).toContain('ERR_VMRING_VM_MISSING')
     expect(stderr).toMatch(/linux-image-\S*amd64/)
