@@ -72,13 +72,14 @@ async function carry(service: string, region: string) {
 describe('64 MiB by vmring cat', () => {
   it('from guest to guest, woken by MSI-X through vfio-pci', async () => {
     const { sent, received } = await carry('vfio', `pci:${doorbell}`)
-    for (const { path, channel, peer } of [sent, received]) {
+    for (const { path, peer } of [sent, received]) {
       expect(path).toBe('shm')
-      expect(channel.doorbells).toBeGreaterThan(0)
-      expect(channel.suppressed).toBeGreaterThan(0)
       expect(peer.sleeps).toBeGreaterThan(0)
       expect(peer.wakeups).toBeGreaterThan(0)
     }
+    // of both sides: whoever is the faster one may never have to ring
+    expect(sent.channel.doorbells! + received.channel.doorbells!).toBeGreaterThan(0)
+    expect(sent.channel.suppressed! + received.channel.suppressed!).toBeGreaterThan(0)
     expect(sent.channel.sentBytes).toBe(64 * MiB)
     expect(received.channel.receivedBytes).toBe(64 * MiB)
   })
@@ -94,9 +95,12 @@ describe('64 MiB by vmring cat', () => {
       await channel.close()
       await source.done()
       expect(hash.digest('hex')).toBe(big.sum)
-      const { doorbells, suppressed, sleeps } = channel.stats()
-      console.log('upload', channel.stats(), source.stats().channel)
-      expect(Math.min(doorbells, suppressed, sleeps, source.stats().channel.doorbells!)).toBeGreaterThan(0)
+      const here = channel.stats()
+      const there = source.stats().channel
+      console.log('upload', here, there)
+      expect(here.doorbells + there.doorbells!).toBeGreaterThan(0)
+      expect(here.suppressed + there.suppressed!).toBeGreaterThan(0)
+      expect(here.sleeps).toBeGreaterThan(0)
     })
     await withHost(`unix:${daemon.socket}`, async (peer) => {
       const sink = receiver(b, 'download', region)
