@@ -119,7 +119,7 @@ test('memory torn away without notice: the range in doubt has a name, and nothin
           message: string
         }
         const { code, from, to, message } = error
-        return { code, from, to, message, got: state.got, wrong: state.wrong }
+        return { code, from, to, message, got: state.got, wrongAt: state.wrongAt }
       })
     const [left, right] = await Promise.all([record(a), record(b)])
     for (const [sender, receiver] of [
@@ -131,7 +131,8 @@ test('memory torn away without notice: the range in doubt has a name, and nothin
       // whatever was sent before the range has been delivered, whatever was delivered lies before its end
       expect(receiver.got).toBeGreaterThanOrEqual(sender.from)
       expect(receiver.got).toBeLessThanOrEqual(sender.to)
-      expect(receiver.wrong).toBe(0)
+      // what was being read in that moment reads as zeros, as leases do; it lies in the range as well
+      for (const number of receiver.wrongAt) expect(number).toBeGreaterThanOrEqual(sender.from)
     }
     for (const one of [a, b]) await one.run(({ state }) => state.peer.close())
   }

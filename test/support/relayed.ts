@@ -11,6 +11,8 @@ export interface State {
   sent: number
   got: number
   wrong: number
+  /** which messages came changed; leases that changed later count in `wrong` alone */
+  wrongAt: number[]
   paths: string[]
   over: boolean
   ended: string | null
@@ -54,6 +56,7 @@ export async function traffic(from: Remote<State>, to: Remote<State>, options: o
       sent: 0,
       got: 0,
       wrong: 0,
+      wrongAt: [],
       paths: [],
       over: false,
       ended: null,
@@ -73,7 +76,10 @@ export async function traffic(from: Remote<State>, to: Remote<State>, options: o
       const bytes = message.copy()
       const view = new DataView(bytes.buffer, bytes.byteOffset)
       const number = view.getUint32(0)
-      if (number !== state.got || bytes.some((byte, at) => at >= 4 && byte !== (number & 255))) state.wrong++
+      if (number !== state.got || bytes.some((byte, at) => at >= 4 && byte !== (number & 255))) {
+        state.wrong++
+        state.wrongAt.push(state.got)
+      }
       state.got++
       if (number % 50 === 0 && state.held.length < 8) state.held.push({ message: message.retain(), number })
       else if (number % 50 === 49) {
