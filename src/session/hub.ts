@@ -125,7 +125,7 @@ export class SessionHub implements PathEvents {
     // The best first; of two ways of one kind the newer: the region of a daemon that was started again.
     const worse = remote.paths.findIndex(({ name }) => name === path.name || rank(name) > rank(path.name))
     remote.paths.splice(worse < 0 ? remote.paths.length : worse, 0, path)
-    this.steward.added(path)
+    this.steward.changed(path)
     if (!remote.known) remote.greet()
     for (const session of [...remote.sessions]) session.mover.onPathAdded()
     this.steward.review(remote)
@@ -137,7 +137,7 @@ export class SessionHub implements PathEvents {
   onStalled(path: Path, stalled: boolean): void {
     const remote = this.#remoteOf(path)
     if (remote === undefined) return
-    this.steward.stalled(path, stalled)
+    this.steward.changed(path)
     for (const session of [...remote.sessions]) if (session.path === path) session.client?.onStalled(stalled)
     this.steward.review(remote)
     this.notify()

@@ -27,9 +27,8 @@ export function rank(name: string): number {
 export class Steward {
   readonly #hub: SessionHub
   readonly #avoided = new Set<string>()
-  /** since when a path has been good; absent while it is not */
-  readonly #goodSince = new WeakMap<Path, number>()
-  readonly #stalledSince = new WeakMap<Path, number>()
+  /** since when a path has been stalled, or has not been */
+  readonly #since = new WeakMap<Path, number>()
   readonly #heard = new WeakMap<Path, number>()
   #timer: NodeJS.Timeout | null = null
   #due = Number.POSITIVE_INFINITY
@@ -38,17 +37,9 @@ export class Steward {
     this.#hub = hub
   }
 
-  added(path: Path): void {
-    if (path.stalled) this.#stalledSince.set(path, performance.now())
-    else this.#goodSince.set(path, performance.now())
-  }
-
-  stalled(path: Path, stalled: boolean): void {
-    const [begins, ends] = stalled
-      ? [this.#stalledSince, this.#goodSince]
-      : [this.#goodSince, this.#stalledSince]
-    ends.delete(path)
-    begins.set(path, performance.now())
+  /** The path is new, or it has stalled or come back. */
+  changed(path: Path): void {
+    this.#since.set(path, performance.now())
   }
 
   /** A session frame has come: somebody answers there. */
@@ -83,13 +74,13 @@ export class Steward {
     if (this.#avoided.has(path.name)) {
       this.#leave(session, now, false)
     } else if (path.stalled) {
-      const at = (this.#stalledSince.get(path) ?? now) + this.#hub.timing.stallLimit
+      const at = (this.#since.get(path) ?? now) + this.#hub.timing.stallLimit
       if (now >= at) this.#leave(session, now, true)
       else this.#wakeAt(at)
     } else if (session.initiator && mover.pinned === null) {
       const better = remote.paths.find((one) => rank(one.name) < rank(path.name) && this.#good(one))
       if (better === undefined) return
-      const at = Math.max((this.#goodSince.get(better) ?? now) + mover.returnAfter, mover.calmUntil)
+      const at = Math.max((this.#since.get(better) ?? now) + mover.returnAfter, mover.calmUntil)
       if (now >= at) mover.prefer(better.name)
       else this.#wakeAt(at)
     }
