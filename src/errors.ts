@@ -231,6 +231,10 @@ export const errorTable = {
       'this runtime forbids buffers over foreign memory (Electron does), so ring memory cannot be shown',
     cure: 'run the part of the program that uses vmring in Node itself',
   },
+  ERR_VMRING_MAP: {
+    raised: 'VMRING_MAP, which vmring/register reads, has an error; `column` is its place, counted from 1',
+    cure: "write ADDRESS=SERVICE, separated by commas: '/tmp/app.sock=orders,127.0.0.1:6379=cache'",
+  },
   ERR_VMRING_VSOCK_HANDSHAKE: {
     raised: 'the Unix socket given as `uds` did not answer CONNECT with OK and a port',
     cure: 'see that it is the vsock socket of Firecracker or Cloud Hypervisor',
