@@ -55,12 +55,15 @@ const files = ['parallel', 'sequential'].flatMap((folder) =>
         .map((name) => ({ folder, name, path: join(tests, folder, name), family: family(name) }))
     : [],
 )
-const before = values.json !== undefined && existsSync(values.json) ? JSON.parse(readFileSync(values.json, 'utf8')) : {}
-const version = (await testRun({ command: node, args: ['-p', 'process.version'], cwd: root, limit: 10_000 })).output.trim()
+const before =
+  values.json !== undefined && existsSync(values.json) ? JSON.parse(readFileSync(values.json, 'utf8')) : {}
+const version = (
+  await testRun({ command: node, args: ['-p', 'process.version'], cwd: root, limit: 10_000 })
+).output.trim()
 const known = before.node === version ? before.files : {}
 
 const results = {}
-let done = 0
+let finished = 0
 
 async function one(file, worker) {
   const source = readFileSync(file.path, 'utf8')
@@ -72,17 +75,19 @@ async function one(file, worker) {
   const flags = [...source.matchAll(/^\/\/ Flags: (.*)$/gm)].flatMap(([, line]) => line.trim().split(/\s+/))
   const cached = known?.[key]
   result.plain =
-    cached?.hash === hash && cached.plain !== undefined ? cached.plain : (await attempt(file, worker, flags, null)).status
+    cached?.hash === hash && cached.plain !== undefined
+      ? cached.plain
+      : (await attempt(file, worker, flags, null)).status
   if (rule === undefined && result.plain === 'pass') {
     const run = await attempt(file, worker, flags, await worker.host())
     Object.assign(result, { status: run.status, ms: run.ms })
     if (run.status !== 'pass') result.output = run.output.slice(-4000)
   }
   results[key] = result
-  done++
+  finished++
   const word = result.rule ?? result.status ?? `plain ${result.plain}`
   if (result.status !== undefined && result.status !== 'pass') say(`${key}: ${result.status}`)
-  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${done}/${files.length} ${key} ${word}\r`)
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${finished}/${files.length} ${key} ${word}\r`)
 }
 
 /** A fresh process; with `host`, over that daemon. */
@@ -137,9 +142,15 @@ async function all(list, count) {
 }
 
 const started = Date.now()
-await all(files.filter(({ folder }) => folder === 'parallel'), Number(values.jobs))
+await all(
+  files.filter(({ folder }) => folder === 'parallel'),
+  Number(values.jobs),
+)
 // these use fixed ports, so one at a time
-await all(files.filter(({ folder }) => folder === 'sequential'), 1)
+await all(
+  files.filter(({ folder }) => folder === 'sequential'),
+  1,
+)
 
 const summary = {}
 for (const name of FAMILIES) {

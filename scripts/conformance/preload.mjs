@@ -5,5 +5,6 @@ import * as ours from '../../dist/net/index.js'
 
 ours.routeEverything()
 ours.install()
-for (const name of ['Socket', 'Stream', 'Server', 'createServer', 'connect', 'createConnection']) net[name] = ours[name]
+for (const name of ['Socket', 'Stream', 'Server', 'createServer', 'connect', 'createConnection'])
+  net[name] = ours[name]
 syncBuiltinESMExports()

@@ -262,6 +262,17 @@ export class Channel
     return message
   }
 
+  /**
+   * @internal The messages as one stream of bytes, for sockets: copies to `target` from `at` up to `end` and returns where it
+   * stopped; before `end` when there is nothing more now.
+   */
+  readInto(target: Uint8Array, at: number, end: number): number {
+    if (this.#mode !== 'receive') this.#enter('receive')
+    const reached = this.#receiver.readInto(target, at, end)
+    if (reached < end && this.#readableTold) this.#tellReadable()
+    return reached
+  }
+
   #tellReadable(): void {
     this.#readableTold = false
     this.#session.wantReadable(this.listenerCount('readable') > 0)
@@ -345,6 +356,11 @@ export class Channel
   /** @internal */
   onPeerClosing(): void {
     this.#sender.fail(closedError(this.#session))
+    // Who waits for room tries again and learns that there will be none.
+    if (this.#drainDue) {
+      this.#drainDue = false
+      this.#emit('drain')
+    }
     this.onReadable()
   }
 

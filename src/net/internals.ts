@@ -1,6 +1,10 @@
 /** The parts of node:net that its own subclasses use and that its types do not show; the same in Node 20 to 26. */
 import net from 'node:net'
 
+/** As they were when this module was loaded: others replace what the module object holds, and so do we. */
+export const PlainSocket = net.Socket
+export const PlainServer = net.Server
+
 export interface SocketInternals {
   _handle: unknown
   _parent: net.Socket | null
@@ -21,6 +25,7 @@ export interface ServerInternals {
   _handle: unknown
   _unref: boolean
   _pipeName?: string
+  _connectionKey?: string
   _connections: number
   _listeningId: number
   allowHalfOpen: boolean

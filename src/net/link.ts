@@ -1,13 +1,15 @@
 /** The bytes of one socket over one channel: back-pressure, half-close and end in both directions. */
 import type { Channel } from '../channel/channel.js'
 import { asError } from '../errors.js'
-import type { Message } from '../ring/message.js'
 import { brokenPipe } from './failure.js'
 
 /** What a link tells its socket. */
 export interface LinkEvents {
-  /** Private memory. False: no more for now, until read() is called again. */
-  onBytes(bytes: Uint8Array): boolean
+  /**
+   * There may be bytes: takes them by `read`, which copies into private memory from `at` up to `end` and returns where it stopped.
+   * False: no more are wanted until Link.read() is called again.
+   */
+  onReadable(read: Read): boolean
   /** The other side sends no more. */
   onEnd(): void
   /** The channel is over before its time. */
@@ -16,16 +18,13 @@ export interface LinkEvents {
   onActivity(): void
 }
 
+export type Read = (target: Uint8Array, at: number, end: number) => number
+type Done = (error?: Error | null) => void
+
 /** Most bytes handed on before the event loop gets its turn. */
 const BYTES_PER_TURN = 1024 * 1024
 /** How long a closed socket keeps the process alive while the other side has not taken everything, ms. */
 const LINGER_MS = 2000
-
-interface Waiting {
-  chunks: Uint8Array[]
-  at: number
-  done(error?: Error | null): void
-}
 
 export class Link {
   bytesRead = 0
@@ -33,15 +32,26 @@ export class Link {
   readonly #channel: Channel
   readonly #events: LinkEvents
   readonly #limit: number
-  #waiting: Waiting | null = null
+  readonly #read: Read
+  /** what the channel has not taken yet */
+  #chunks: Uint8Array[] = []
+  #at = 0
+  #done: Done | null = null
   #reading = false
   #turn = false
   #closed = false
+  #referenced = true
+  #held = true
 
   constructor(channel: Channel, events: LinkEvents) {
     this.#channel = channel
     this.#events = events
     this.#limit = channel.inlineLimit
+    this.#read = (target, at, end) => {
+      const reached = channel.readInto(target, at, end)
+      this.bytesRead += reached - at
+      return reached
+    }
     channel.on('readable', () => this.#pump())
     channel.on('drain', () => this.#flush())
     channel.on('end', () => {
@@ -49,19 +59,22 @@ export class Link {
     })
     channel.on('error', noop)
     channel.once('close', () => this.#over())
+    this.#hold()
   }
 
   // ---- reading
 
-  /** Goes on handing bytes to the socket, not before the next turn of the loop at the earliest. */
+  /** Goes on handing bytes to the socket, not before the next turn of the loop. */
   read(): void {
     if (this.#reading || this.#closed) return
     this.#reading = true
+    this.#hold()
     this.#later()
   }
 
   stop(): void {
     this.#reading = false
+    this.#hold()
   }
 
   #later(): void {
@@ -80,53 +93,64 @@ export class Link {
         this.#later()
         return
       }
-      const message = this.#channel.receive()
-      if (message === null) return
-      const bytes = take(message)
-      if (bytes.length === 0) continue
-      budget -= bytes.length
-      this.bytesRead += bytes.length
+      const before = this.bytesRead
+      const wanted = this.#events.onReadable(this.#read)
+      if (this.bytesRead === before) return
+      budget -= this.bytesRead - before
       this.#events.onActivity()
-      if (!this.#events.onBytes(bytes)) this.#reading = false
+      if (!wanted) this.stop()
     }
   }
 
   // ---- writing
 
-  /** `done` is called once the channel has taken everything, at once if it can. */
-  write(chunks: Uint8Array[], done: (error?: Error | null) => void): void {
-    this.#waiting = { chunks, at: 0, done }
+  /** `done` is called once the channel has taken everything, at once if it can. The chunks are the link's until then. */
+  write(chunks: Uint8Array[], done: Done): void {
+    for (const { length } of chunks) this.bytesWritten += length
+    this.#chunks = chunks
+    this.#at = 0
+    this.#done = done
     this.#flush()
   }
 
   #flush(): void {
-    const waiting = this.#waiting
-    if (waiting === null) return
+    if (this.#done === null) return
+    let error: Error | null = null
     try {
-      if (!this.#send(waiting)) return
-    } catch (error) {
-      this.#waiting = null
-      waiting.done(brokenPipe(error))
-      return
+      if (!this.#send()) {
+        this.#hold()
+        return
+      }
+    } catch (cause) {
+      error = brokenPipe(cause)
     }
-    this.#waiting = null
-    waiting.done()
+    this.#finish(error)
   }
 
-  #send(waiting: Waiting): boolean {
-    const { chunks } = waiting
-    while (chunks.length > 0) {
-      const chunk = chunks[0]!
-      const end = Math.min(waiting.at + this.#limit, chunk.length)
-      const part = end - waiting.at === chunk.length ? chunk : chunk.subarray(waiting.at, end)
-      if (part.length > 0 && !this.#channel.trySend(part)) return false
-      this.bytesWritten += part.length
-      this.#events.onActivity()
-      waiting.at = end
-      if (end === chunk.length) {
-        chunks.shift()
-        waiting.at = 0
+  #finish(error: Error | null): void {
+    const done = this.#done
+    this.#done = null
+    this.#chunks = []
+    this.#hold()
+    done?.(error)
+  }
+
+  /** False: there is no room for all of it now. */
+  #send(): boolean {
+    const chunks = this.#chunks
+    for (let index = 0; index < chunks.length; index++) {
+      const chunk = chunks[index]!
+      while (this.#at < chunk.length) {
+        const end = Math.min(this.#at + this.#limit, chunk.length)
+        const part = end - this.#at === chunk.length ? chunk : chunk.subarray(this.#at, end)
+        if (!this.#channel.trySend(part)) {
+          if (index > 0) this.#chunks = chunks.slice(index)
+          return false
+        }
+        this.#events.onActivity()
+        this.#at = end
       }
+      this.#at = 0
     }
     return true
   }
@@ -138,13 +162,16 @@ export class Link {
 
   // ---- the rest
 
-  /** Reads no more; the other side still gets what was written, then the end. */
+  /** Reads no more; the other side still gets what the channel has taken, then the end. */
   close(): void {
     if (this.#closed) return
     this.#closed = true
     this.#reading = false
-    void this.#channel.close()
+    // held until everything is delivered, but not for ever
+    this.#channel.ref()
     setTimeout(() => this.#channel.unref(), LINGER_MS).unref()
+    void this.#channel.close()
+    this.#finish(null)
   }
 
   /** At once: the other side sees a reset. */
@@ -153,33 +180,36 @@ export class Link {
     this.#closed = true
     this.#reading = false
     this.#channel.destroy()
+    this.#finish(null)
   }
 
   ref(): void {
-    this.#channel.ref()
+    this.#referenced = true
+    this.#hold()
   }
 
   unref(): void {
-    this.#channel.unref()
+    this.#referenced = false
+    this.#hold()
+  }
+
+  /** As a system socket: one that neither reads nor writes keeps no process alive. */
+  #hold(): void {
+    const held = this.#referenced && (this.#reading || this.#done !== null)
+    if (held === this.#held || this.#closed) return
+    this.#held = held
+    if (held) this.#channel.ref()
+    else this.#channel.unref()
   }
 
   #over(): void {
     if (this.#closed) return
     this.#closed = true
+    this.#reading = false
     const { error } = this.#channel.stats()
-    const waiting = this.#waiting
-    this.#waiting = null
     if (error !== null) this.#events.onBroken(asError(error))
-    else waiting?.done(brokenPipe())
+    this.#finish(error === null && this.#done !== null ? brokenPipe() : null)
   }
 }
 
 function noop(): void {}
-
-function take(message: Message): Uint8Array {
-  // larger messages than the ring's come in private memory of their own
-  const bytes = Buffer.allocUnsafe(message.length)
-  bytes.set(message.view)
-  message.release()
-  return bytes
-}

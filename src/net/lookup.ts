@@ -2,9 +2,10 @@
  * Host names and ports of connect() are checked and resolved by node:net itself, with everything that it emits on the way: a socket
  * of node:net connects to a handle that goes nowhere, and tells ours what it has found.
  */
-import net from 'node:net'
-import type { ConnectOptions } from './internals.js'
+import type net from 'node:net'
+import { type ConnectOptions, PlainSocket } from './internals.js'
 
+const { connect } = PlainSocket.prototype as unknown as { connect(options: ConnectOptions): void }
 const EVENTS = ['lookup', 'connectionAttempt'] as const
 
 class Nowhere {
@@ -57,7 +58,7 @@ export function probe(
   signal: AbortSignal,
   onAddress: (address: string, port: number) => void,
 ): void {
-  const scout = new net.Socket({
+  const scout = new PlainSocket({
     handle: new Nowhere((address, port) => {
       onAddress(address, port)
       process.nextTick(() => scout.destroy())
@@ -68,6 +69,5 @@ export function probe(
   scout.on('error', (error) => socket.destroy(error))
   signal.addEventListener('abort', () => scout.destroy(), { once: true })
   // a second address would be tried over a handle that leads somewhere
-  const { connect } = net.Socket.prototype as unknown as { connect(options: ConnectOptions): void }
   connect.call(scout, { ...options, autoSelectFamily: false })
 }

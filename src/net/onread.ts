@@ -1,6 +1,6 @@
-/** The `onread` option of net.Socket: bytes go into a buffer of the program instead of through the stream. */
+/** The `onread` option of net.Socket: bytes go straight into a buffer of the program, and not through the stream. */
 import type net from 'node:net'
-import type { Link } from './link.js'
+import type { Read } from './link.js'
 
 type Callback = (this: net.Socket, bytes: number, buffer: Uint8Array) => unknown
 
@@ -14,11 +14,9 @@ export class OnRead {
   readonly #socket: net.Socket
   readonly #callback: Callback
   readonly #next: (() => unknown) | null
-  #buffer: Uint8Array | null
-  #rest: Uint8Array | null = null
-  #link: Link | null = null
-  #onEmpty: (() => void) | null = null
+  #buffer: unknown
 
+  /** Null when the socket was made without the option. */
   static of(socket: net.Socket): OnRead | null {
     const callback = slot(socket, 'kBufferCb')
     return callback === null ? null : new OnRead(socket, callback as Callback)
@@ -28,44 +26,24 @@ export class OnRead {
     this.#socket = socket
     this.#callback = callback
     this.#next = slot(socket, 'kBufferGen') as (() => unknown) | null
-    const buffer = slot(socket, 'kBuffer')
-    this.#buffer = buffer instanceof Uint8Array && this.#next === null ? buffer : null
+    this.#buffer = slot(socket, 'kBuffer')
   }
 
-  start(link: Link): void {
-    this.#link = link
+  start(): void {
+    if (this.#next !== null) this.#buffer = this.#next()
   }
 
-  /** False: the callback wants no more for now; what is left is kept. */
-  take(bytes: Uint8Array): boolean {
-    for (let at = 0; at < bytes.length; ) {
-      this.#buffer ??= this.#next?.() as Uint8Array
-      const buffer = this.#buffer
-      if (!(buffer instanceof Uint8Array) || buffer.length === 0) return false
-      const end = Math.min(at + buffer.length, bytes.length)
-      buffer.set(bytes.subarray(at, end))
-      const count = end - at
-      at = end
-      if (this.#next !== null) this.#buffer = null
-      const more = this.#callback.call(this.#socket, count, buffer)
-      if (more !== false && !this.#socket.destroyed) continue
-      this.#rest = at < bytes.length ? bytes.subarray(at) : null
-      return false
+  /** False: the callback wants no more for now. */
+  take(read: Read): boolean {
+    const buffer = this.#buffer
+    if (!(buffer instanceof Uint8Array)) return false
+    const count = read(buffer, 0, buffer.length)
+    if (count === 0) return true
+    const more = this.#callback.call(this.#socket, count, buffer) !== false
+    if (this.#next !== null) {
+      const next = this.#next()
+      if (next instanceof Uint8Array) this.#buffer = next
     }
-    return true
-  }
-
-  resume(): void {
-    const rest = this.#rest
-    this.#rest = null
-    if (rest !== null && !this.take(rest)) return
-    if (this.#onEmpty !== null) this.#onEmpty()
-    this.#onEmpty = null
-    this.#link?.read()
-  }
-
-  whenEmpty(callback: () => void): void {
-    if (this.#rest === null) callback()
-    else this.#onEmpty = callback
+    return more && !this.#socket.destroyed
   }
 }

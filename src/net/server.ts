@@ -9,7 +9,7 @@ import type { AttachOptions } from '../peer/attach.js'
 import type { Peer } from '../peer/peer.js'
 import { freePort, type NetAddress, type SocketName, socketName, type Target, targetOf } from './address.js'
 import { listenFailure } from './failure.js'
-import { type ConnectOptions, innerServer, normalize } from './internals.js'
+import { type ConnectOptions, innerServer, normalize, PlainServer } from './internals.js'
 import { lender, type SharedPeer, sharedPeer } from './shared.js'
 import { acceptSocket } from './socket.js'
 
@@ -20,7 +20,7 @@ export interface VmringListenOptions {
 
 const serverSockets = diagnostics.channel('net.server.socket')
 
-export class Server extends net.Server {
+export class Server extends PlainServer {
   /**
    * As net.Server.listen(): 'vmring:SERVICE', { path: 'vmring:SERVICE' }, or an address that is routed to a service. Every other
    * address: a server of node:net.
@@ -49,6 +49,7 @@ export function listen(server: net.Server, args: unknown[]): boolean {
   if (callback !== null) server.once('listening', callback)
   self._listeningId++
   if (target.at.path !== undefined) self._pipeName = target.at.path
+  self._connectionKey = connectionKey(options, target.at)
   const handle = new Handle(server, target, shared)
   self._handle = handle
   if (self._unref) handle.unref()
@@ -69,6 +70,12 @@ function addressOf(options: ConnectOptions, args: unknown[]): NetAddress | null 
     return { port: number, ...(typeof host === 'string' && host !== '' && { host }) }
   }
   return typeof path === 'string' && path !== '' ? { path } : null
+}
+
+/** node:net puts the port as it was asked for. */
+function connectionKey({ port }: ConnectOptions, { path, host }: NetAddress): string {
+  if (path !== undefined) return `-1:${path}:-1`
+  return `${host === undefined || net.isIPv6(host) ? 6 : 4}:${host ?? '::'}:${Number(port ?? 0)}`
 }
 
 function watch(server: net.Server, signal: AbortSignal): void {

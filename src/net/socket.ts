@@ -17,10 +17,11 @@ import {
 } from './address.js'
 import { debug } from './debug.js'
 import { brokenConnection, connectFailure } from './failure.js'
-import { type ConnectOptions, inner, normalize } from './internals.js'
+import { type ConnectOptions, inner, normalize, PlainSocket } from './internals.js'
 import { Link, type LinkEvents } from './link.js'
 import { probe } from './lookup.js'
 import { OnRead } from './onread.js'
+import { readChunk } from './pool.js'
 import { lender, type SharedPeer, sharedPeer } from './shared.js'
 
 const kState = Symbol('vmring')
@@ -49,7 +50,7 @@ export interface VmringConnectOptions {
 
 const clientSockets = diagnostics.channel('net.client.socket')
 
-export class Socket extends net.Socket {
+export class Socket extends PlainSocket {
   declare [kState]?: State | undefined
   declare resetAndClosing?: boolean
 
@@ -159,12 +160,14 @@ export class Socket extends net.Socket {
   }
 
   override resume(): this {
-    this[kState]?.onread?.resume()
+    const state = this[kState]
+    if (state?.onread != null) state.link?.read()
     return super.resume()
   }
 
   override read(size?: number): unknown {
-    this[kState]?.onread?.resume()
+    const state = this[kState]
+    if (state?.onread != null) state.link?.read()
     return super.read(size)
   }
 
@@ -197,7 +200,7 @@ interface Piece {
   encoding: BufferEncoding
 }
 
-const plain = net.Socket.prototype as unknown as {
+const plain = PlainSocket.prototype as unknown as {
   _writeGeneric(many: boolean, data: unknown, encoding: string, done: Done): void
   _getsockname(): Partial<SocketName>
   _getpeername(): Partial<SocketName>
@@ -327,7 +330,7 @@ function open(state: State, channel: Channel): void {
   debug('%s: a channel of service %s, path %s', addressText(state.at), channel.service, channel.path)
   const link = new Link(channel, linkEvents(state))
   state.link = link
-  state.onread?.start(link)
+  state.onread?.start()
   if (!state.referenced) link.unref()
 }
 
@@ -339,8 +342,14 @@ function linkEvents({ socket, onread }: State): LinkEvents {
     socket.read(0)
   }
   return {
-    onBytes: onread === null ? (bytes) => socket.push(bytes) : (bytes) => onread.take(bytes),
-    onEnd: onread === null ? onEnd : () => onread.whenEmpty(onEnd),
+    onReadable:
+      onread === null
+        ? (read) => {
+            const chunk = readChunk(read)
+            return chunk === null || socket.push(chunk)
+          }
+        : (read) => onread.take(read),
+    onEnd,
     onBroken: (error) => socket.destroy(brokenConnection(error)),
     onActivity: () => self._unrefTimer(),
   }
@@ -395,7 +404,7 @@ const overrides = Object.getOwnPropertyDescriptors(Socket.prototype)
 export function adopt(socket: net.Socket): Socket {
   if (socket instanceof Socket || Object.hasOwn(socket, '_writeGeneric')) return socket as Socket
   const prototype = Object.getPrototypeOf(socket)
-  if (prototype === net.Socket.prototype) {
+  if (prototype === PlainSocket.prototype) {
     Object.setPrototypeOf(socket, Socket.prototype)
     return socket as Socket
   }
@@ -408,7 +417,7 @@ export function adopt(socket: net.Socket): Socket {
 
 /** Whether a class between that prototype and net.Socket has its own. */
 function differs(prototype: object, name: string): boolean {
-  for (let at = prototype; at !== net.Socket.prototype && at !== null; at = Object.getPrototypeOf(at)) {
+  for (let at = prototype; at !== PlainSocket.prototype && at !== null; at = Object.getPrototypeOf(at)) {
     if (Object.hasOwn(at, name)) return true
   }
   return false
