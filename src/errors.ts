@@ -269,7 +269,7 @@ export const errorTable = {
   },
   EADDRINUSE: {
     raised:
-      'this peer already listens under that service name, or somebody at that virtio socket port or path',
+      'this peer already listens under that service name (with vmring/net: another process of the region too), or somebody at that virtio socket port or path',
     cure: 'close the other server first, or use another name or port',
   },
   ENODEV: {
@@ -365,10 +365,10 @@ export function connectionRefused(service: string, attempts: string[] = []): Vmr
   )
 }
 
-export function addressInUse(service: string): VmringError {
+export function addressInUse(service: string, who = 'this peer'): VmringError {
   return new VmringError(
     'EADDRINUSE',
-    `listen EADDRINUSE ${service}: this peer already listens under this name`,
+    `listen EADDRINUSE ${service}: ${who} already listens under this name`,
     {
       errno: -98,
       syscall: 'listen',
