@@ -31,6 +31,7 @@ const suites = [
   ['data path copies nothing', ['bash', 'native/test/zero_copy.sh'], byLastLine, 5],
   ['Spin models', ['bash', 'native/test/spin/run.sh'], byLastLine, 10],
   ['npm test', ['npm', 'test', '--', ...json], byReport, 20],
+  ['libraries over vmring', npm('test:adapters', '--', ...json), byReport, 10],
   ['vitest, addon by cmake-js', node('scripts/vitest-cmake.mjs'), byLastLine, 10],
   ['vitest, ASan and UBSan', npm('test:asan'), byLastLine, 20],
   ['Node 22, 24, 26', node('scripts/nodes.mjs', '22', '24', '26'), byLastLine, 25],

@@ -23,6 +23,7 @@ import { probe } from './lookup.js'
 import { OnRead } from './onread.js'
 import { readChunk } from './pool.js'
 import { lender, type SharedPeer, sharedPeer } from './shared.js'
+import { teachTls } from './tls.js'
 
 const kState = Symbol('vmring')
 
@@ -394,6 +395,8 @@ export function acceptSocket(channel: Channel, at: NetAddress, options: AcceptOp
 export function leadsToUs(socket: net.Socket | null, options: ConnectOptions): boolean {
   return !(socket !== null && inner(socket)._handle) && targetOf(addressOf(options)) !== null
 }
+
+teachTls((socket) => (socket as Socket)[kState]?.link != null)
 
 const overrides = Object.getOwnPropertyDescriptors(Socket.prototype)
 

@@ -6,7 +6,6 @@ import { expect, test } from 'vitest'
 import { type Process, root, scratch, startDaemon, startNode, until } from '../support/processes.js'
 
 const register = join(root, 'dist/register/index.js')
-// Node 20 says of every require() of an ES module outside of node_modules that this is experimental
 const ways = { '--import': pathToFileURL(register).href, '--require': register }
 
 interface Run {
@@ -17,9 +16,8 @@ interface Run {
 }
 
 function start(code: string, { map, region, way = '--import', env }: Run): Process {
-  const quiet = way === '--require' ? ['--disable-warning=ExperimentalWarning'] : []
   return startNode(['-e', code], {
-    execArgv: [...quiet, way, ways[way], `--input-type=${/\bimport\b/.test(code) ? 'module' : 'commonjs'}`],
+    execArgv: [way, ways[way], `--input-type=${/\bimport\b/.test(code) ? 'module' : 'commonjs'}`],
     env: { ...(map !== undefined && { VMRING_MAP: map }), ...(region && { VMRING_REGION: region }), ...env },
   })
 }
