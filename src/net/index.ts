@@ -3,7 +3,7 @@
  * address is that of node:net.
  */
 import net from 'node:net'
-import { normalize } from './internals.js'
+import { normalize, PlainServer, PlainSocket } from './internals.js'
 import { Server as ServerClass } from './server.js'
 import { Socket as SocketClass, type VmringConnectOptions } from './socket.js'
 
@@ -16,7 +16,7 @@ export type { VmringConnectOptions }
 /** As net.Socket, also without `new`. */
 export const Socket = callable<typeof SocketClass, (options?: net.SocketConstructorOpts) => SocketClass>(
   SocketClass,
-  net.Socket,
+  PlainSocket,
 )
 export type Socket = SocketClass
 export const Stream = Socket
@@ -25,15 +25,18 @@ type Listener = (socket: net.Socket) => void
 export const Server = callable<
   typeof ServerClass,
   (options?: net.ServerOpts | Listener, connectionListener?: Listener) => ServerClass
->(ServerClass, net.Server)
+>(ServerClass, PlainServer)
 export type Server = ServerClass
 
 /** The classes of node:net are functions: old programs call them on an object of their own, or leave `new` away. */
-function callable<C extends abstract new (...args: never[]) => object, F>(ours: C, base: unknown): C & F {
+function callable<C extends abstract new (...args: never[]) => object, F>(
+  ours: C,
+  base: new (...args: never[]) => object,
+): C & F {
   return new Proxy(ours, {
     apply: (target, self, args) =>
-      self instanceof target
-        ? Reflect.apply(base as () => unknown, self, args)
+      self instanceof base
+        ? Reflect.apply(base as unknown as () => unknown, self, args)
         : Reflect.construct(target as unknown as new () => object, args, target),
   }) as C & F
 }

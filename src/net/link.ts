@@ -54,8 +54,11 @@ export class Link {
     }
     channel.on('readable', () => this.#pump())
     channel.on('drain', () => this.#flush())
+    // In a turn of its own, as the end of a system socket: what the last bytes have led to comes first.
     channel.on('end', () => {
-      if (!this.#closed) events.onEnd()
+      setImmediate(() => {
+        if (!this.#closed) events.onEnd()
+      })
     })
     channel.on('error', noop)
     channel.once('close', () => this.#over())
@@ -202,12 +205,15 @@ export class Link {
     else this.#channel.unref()
   }
 
+  /** The channel is over. In good order, what remains to be seen of it is the end. */
   #over(): void {
     if (this.#closed) return
-    this.#closed = true
-    this.#reading = false
     const { error } = this.#channel.stats()
-    if (error !== null) this.#events.onBroken(asError(error))
+    if (error !== null) {
+      this.#closed = true
+      this.#reading = false
+      this.#events.onBroken(asError(error))
+    }
     this.#finish(error === null && this.#done !== null ? brokenPipe() : null)
   }
 }

@@ -97,6 +97,22 @@ export class Socket extends PlainSocket {
     return this
   }
 
+  /**
+   * A TLSSocket takes a socket without a handle for one that has still to connect, and waits for 'connect'. Who asks for that
+   * once, behind time, is told.
+   */
+  override once(name: string | symbol, listener: (...args: never[]) => void): this {
+    super.once(name as string, listener as () => void)
+    if (name === 'connect' && this[kState]?.link != null && !this.connecting) {
+      process.nextTick(() => {
+        if (!this.listeners(name).includes(listener) || this.destroyed) return
+        this.off(name, listener as () => void)
+        listener.call(this)
+      })
+    }
+    return this
+  }
+
   override _read(size: number): void {
     const state = this[kState]
     if (state === undefined) super._read(size)
