@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import * as comlink from 'comlink'
 import { expect, test } from 'vitest'
 import { attach, type Channel, type ChannelPort } from '../../src/index.js'
@@ -22,6 +23,8 @@ const exposed = `
       turn: (value) => value,
       sum: (bytes) => bytes.reduce((a, b) => a + b, 0),
       increase() { return ++this.count },
+      async each(list, callback) { for (const one of list) await callback(one * 2); return 'done' },
+      Counter: class { constructor(at) { this.at = at } step() { return ++this.at } },
       die() { process.exit(1) },
     }
     comlink.expose(calculator, channel.port())
@@ -35,6 +38,8 @@ interface Calculator {
   turn(value: unknown): unknown
   sum(bytes: Uint8Array): number
   increase(): number
+  each(list: number[], callback: (value: number) => void): string
+  Counter: new (at: number) => { step(): number }
   die(): void
 }
 
@@ -81,6 +86,23 @@ test('comlink, unmodified: calls, properties, errors, structured values, large o
   expect([await remote.increase(), await remote.increase(), await remote.count]).toEqual([1, 2, 2])
   // what cannot leave the process says so
   await expect(remote.turn(() => 1)).rejects.toMatchObject({ name: 'DataCloneError' })
+  channel.port().close()
+  expect(await channel.closed).toBe(null)
+  expect(child.stderr).toBe('')
+})
+
+test('comlink: callbacks and instances, which are ports of their own', async () => {
+  const { channel, remote, child } = await calculator()
+  const got: number[] = []
+  const callback = comlink.proxy((value: number) => void got.push(value))
+  expect(await remote.each([1, 2, 3], callback)).toBe('done')
+  expect(got).toEqual([2, 4, 6])
+  const counter = await new remote.Counter(40)
+  expect([await counter.step(), await counter.step()]).toEqual([41, 42])
+  const many = await Promise.all(Array.from({ length: 50 }, (_, i) => new remote.Counter(i)))
+  expect(await Promise.all(many.map((one) => one.step()))).toEqual(many.map((_, i) => i + 1))
+  for (const one of many) one[comlink.releaseProxy]()
+  expect(await remote.add(1, 2)).toBe(3)
   channel.port().close()
   expect(await channel.closed).toBe(null)
   expect(child.stderr).toBe('')
@@ -136,6 +158,75 @@ test('messages wait for start(); setting onmessage starts; close() is told', asy
   const closed = once(right, 'close')
   left.close()
   await closed
+  await close()
+})
+
+test('a port that is transferred works as if it were here, and ends with its other end or the channel', async () => {
+  const { left, right, channels, close } = await pair()
+  const { port1, port2 } = new MessageChannel()
+  const arrived = once(right, 'message')
+  right.start()
+  left.start()
+  left.postMessage({ port: port2, twice: [port2], like: Buffer.alloc(20) }, [port2])
+  const [event] = (await arrived) as [MessageEvent]
+  const { port, twice, like } = event.data as { port: MessagePort; twice: MessagePort[]; like: Buffer }
+  expect([twice[0] === port, (event.ports as unknown[])[0] === port, like.length]).toEqual([true, true, 20])
+  expect(() => left.postMessage(port2, [port2])).toThrow(expect.objectContaining({ name: 'DataCloneError' }))
+  // not listed
+  expect(() => left.postMessage(port1)).toThrow(expect.objectContaining({ name: 'DataCloneError' }))
+
+  const next = (of: MessagePort) =>
+    new Promise((resolve) =>
+      (of as unknown as EventTarget).addEventListener('message', resolve, { once: true }),
+    )
+  port.start()
+  port1.start()
+  let answer = next(port)
+  port1.postMessage({ to: 'there' })
+  expect(((await answer) as MessageEvent).data).toEqual({ to: 'there' })
+  // a port through a port, the other way
+  const inner = new MessageChannel()
+  answer = next(port1)
+  port.postMessage(inner.port2, [inner.port2])
+  const far = ((await answer) as MessageEvent).data as MessagePort
+  answer = next(inner.port1)
+  inner.port1.start()
+  far.postMessage('from within')
+  expect(((await answer) as MessageEvent).data).toBe('from within')
+
+  const ended = [once(port, 'close'), once(far, 'close')]
+  port1.close()
+  await ended[0]
+  await channels[0]!.close()
+  await ended[1]
+  await close()
+})
+
+test('what no port ever says is a messageerror or nothing', async () => {
+  const { right, channels, close } = await pair()
+  let errors = 0
+  const got: unknown[] = []
+  right.addEventListener('messageerror', () => errors++)
+  right.onmessage = ({ data }) => got.push(data)
+  const number = [9, 0, 0, 0]
+  const wrong = [
+    [],
+    [0],
+    [1],
+    [1, 2, 3],
+    [1, ...Array(16).fill(0), 255],
+    [2],
+    [2, 0, 0],
+    [6, ...number],
+    [255],
+    [255, 15],
+  ]
+  for (const bytes of wrong) await channels[0]!.send(Uint8Array.from(bytes))
+  // ports that nobody has sent
+  for (const kind of [2, 3, 4, 5]) await channels[0]!.send(Uint8Array.from([kind, ...number, 255, 15, 48]))
+  channels[0]!.port().postMessage('still here')
+  await until(() => got.length > 0)
+  expect({ errors, got }).toEqual({ errors: wrong.length, got: ['still here'] })
   await close()
 })
 

@@ -46,24 +46,25 @@ const clients = {
   'Socket without new': `const s = require('net').Socket(); s.connect(ADDRESS).pipe(process.stdout)`,
 }
 
-test.each(Object.entries(clients))(
-  '%s: over a channel, whichever way it was registered',
-  async (_name, client) => {
-    const { region } = await startDaemon()
-    const path = join(scratch(), 'app.sock')
-    const map = `${path}=orders,localhost:7=echo`
-    for (const [way, server, address] of [
-      ['--import', servers.cjs, JSON.stringify(path)],
-      ['--require', servers.esm, '{ port: 7, host: "localhost" }'],
-    ] as const) {
-      const listener = start(server.replace('ADDRESS', address), { map, region, way })
-      await ready(listener)
-      expect(await done(start(client.replace('ADDRESS', address), { map, region, way }))).toBe('over Socket')
-      expect(listener.stderr).toBe('')
-      await listener.stop()
-    }
-  },
-)
+test('connections by a path and by a port, made in every way, with --import and with --require', async () => {
+  const { region } = await startDaemon(['--sections', '12'])
+  const path = join(scratch(), 'app.sock')
+  const map = `${path}=orders,localhost:7=echo`
+  const places = [
+    { way: '--import', server: servers.cjs, address: JSON.stringify(path) },
+    { way: '--require', server: servers.esm, address: '{ port: 7, host: "localhost" }' },
+  ] as const
+  for (const { way, server, address } of places) {
+    const listener = start(server.replace('ADDRESS', address), { map, region, way })
+    await ready(listener)
+    const answers = Object.entries(clients).map(async ([name, client]) => [
+      name,
+      await done(start(client.replace('ADDRESS', address), { map, region, way })),
+    ])
+    expect(await Promise.all(answers)).toEqual(Object.keys(clients).map((name) => [name, 'over Socket']))
+    expect(listener.stderr).toBe('')
+  }
+})
 
 test('NODE_DEBUG=vmring shows the map and the path of every connection', async () => {
   const { region } = await startDaemon()
