@@ -11,6 +11,9 @@ import type { ConnectOptions } from '../session/hub.js'
 
 /** ms that an unused peer stays: programs that open one connection after the other should not attach for each */
 const LINGER_MS = 1000
+const LARGEST_RING = 256 * 1024
+const SMALLEST_RING = 4096
+const RING_SHARE = 32
 /** ms that it may take the second seat to hear of the first */
 const MIRROR_WAIT_MS = 1000
 
@@ -18,6 +21,8 @@ export interface ConnectChannel {
   signal: AbortSignal
   /** ms to wait until somebody listens */
   wait?: number | undefined
+  /** bytes of the ring in each direction, a power of two */
+  ringSize?: number | undefined
 }
 
 /** Lends a peer to whoever needs one, and takes it back. */
@@ -84,8 +89,12 @@ export class SharedPeer {
   }
 
   /** As Peer.connect(), but also to services of this process. */
-  async connect(service: string, { signal, wait }: ConnectChannel): Promise<Channel> {
-    const options = wait === undefined ? { signal } : { signal, wait }
+  async connect(service: string, { signal, wait, ringSize }: ConnectChannel): Promise<Channel> {
+    const options: ConnectOptions = {
+      signal,
+      ...(wait !== undefined && { wait }),
+      ...(ringSize !== undefined && { ringSize }),
+    }
     const peer = await this.get()
     signal.throwIfAborted()
     if (!peer.services.includes(service)) {
@@ -108,7 +117,7 @@ export class SharedPeer {
     const own = this.#given === null
     if (own && this.#waiting++ === 0) peer.ref()
     try {
-      return await peer.connect(service, options)
+      return await peer.connect(service, { ringSize: ringFor(peer), ...options })
     } finally {
       // the channel, if there is one, holds the loop by now
       if (own && --this.#waiting === 0) peer.unref()
@@ -127,6 +136,15 @@ export class SharedPeer {
     if (peer === null) return false
     return peer.services.includes(service) || peer.peers().some(({ services }) => services.includes(service))
   }
+}
+
+/**
+ * Sockets are many more than channels that a program opens by hand: each gets a small share of what is left of the section, so that
+ * hundreds fit. What is longer than a ring goes through section memory, which all of them share.
+ */
+function ringFor(peer: Peer): number {
+  const share = (peer.counters()?.largestFree ?? Number.POSITIVE_INFINITY) / RING_SHARE
+  return share >= LARGEST_RING ? LARGEST_RING : Math.max(SMALLEST_RING, 2 ** Math.floor(Math.log2(share)))
 }
 
 let shared: SharedPeer | null = null
