@@ -11,9 +11,6 @@ import type { ConnectOptions } from '../session/hub.js'
 
 /** ms that an unused peer stays: programs that open one connection after the other should not attach for each */
 const LINGER_MS = 1000
-const LARGEST_RING = 256 * 1024
-const SMALLEST_RING = 4096
-const RING_SHARE = 32
 /** ms that it may take the second seat to hear of the first */
 const MIRROR_WAIT_MS = 1000
 
@@ -90,8 +87,10 @@ export class SharedPeer {
 
   /** As Peer.connect(), but also to services of this process. */
   async connect(service: string, { signal, wait, ringSize }: ConnectChannel): Promise<Channel> {
+    // each gets a small share of what is left of the section, so that hundreds fit
     const options: ConnectOptions = {
       signal,
+      many: true,
       ...(wait !== undefined && { wait }),
       ...(ringSize !== undefined && { ringSize }),
     }
@@ -117,7 +116,7 @@ export class SharedPeer {
     const own = this.#given === null
     if (own && this.#waiting++ === 0) peer.ref()
     try {
-      return await peer.connect(service, { ringSize: ringFor(peer), ...options })
+      return await peer.connect(service, options)
     } finally {
       // the channel, if there is one, holds the loop by now
       if (own && --this.#waiting === 0) peer.unref()
@@ -136,15 +135,6 @@ export class SharedPeer {
     if (peer === null) return false
     return peer.services.includes(service) || peer.peers().some(({ services }) => services.includes(service))
   }
-}
-
-/**
- * Sockets are many more than channels that a program opens by hand: each gets a small share of what is left of the section, so that
- * hundreds fit. What is longer than a ring goes through section memory, which all of them share.
- */
-function ringFor(peer: Peer): number {
-  const share = (peer.counters()?.largestFree ?? Number.POSITIVE_INFINITY) / RING_SHARE
-  return share >= LARGEST_RING ? LARGEST_RING : Math.max(SMALLEST_RING, 2 ** Math.floor(Math.log2(share)))
 }
 
 let shared: SharedPeer | null = null
