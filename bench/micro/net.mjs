@@ -58,7 +58,11 @@ const servers = {
 const clients = {
   /** bytes a second, counted where they arrive */
   async stream(net, address) {
-    const socket = net.connect({ path: address, allowHalfOpen: true })
+    const socket = net.connect({
+      path: address,
+      allowHalfOpen: true,
+      ringSize: Number(process.env.RING) || undefined,
+    })
     const block = Buffer.alloc(BLOCK, 1)
     let started = 0
     let until = Number.POSITIVE_INFINITY

@@ -23,9 +23,14 @@ export const rules = [
   },
   {
     id: 'ip',
-    why: 'is about properties of IP sockets: local addresses, families, block lists, keep-alive probes, type of service, shared ports',
+    why: 'is about properties of TCP and IP sockets: local addresses and ports, families, block lists, keep-alive probes, type of service',
     source:
-      /localAddress|blockList|BlockList|\bfamily: ?[46]|hasIPv6|ipv6Only|setKeepAlive|keepAliveInitialDelay|TypeOfService|reusePort|common\.localhostIPv4|127\.0\.0\.[2-9]/,
+      /localAddress|localPort|remotePort|blockList|BlockList|\bfamily: ?[46]|hasIPv6|ipv6Only|setKeepAlive|setNoDelay|noDelay: |1\.1\.1\.1|8\.8\.8\.8|keepAliveInitialDelay|TypeOfService|reusePort|common\.localhostIPv4|127\.0\.0\.[2-9]/,
+  },
+  {
+    id: 'files',
+    why: 'is about the file of a Unix socket: its mode, its directory, the length of its path, another file in its place',
+    name: /listen-path|pipe-with-long-path|pipe-connect-errors/,
   },
   {
     id: 'cluster',

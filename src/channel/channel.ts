@@ -72,6 +72,11 @@ export class Channel
   readonly #dispatcher: Dispatcher
   #mode: ReceiveMode = 'none'
   #largest: number
+  /**
+   * @internal For streams of bytes: 'drain' comes when half of the ring is free, and not for each message that fits, so that the two
+   * sides take turns less often.
+   */
+  drainAtHalf = false
   #drainDue = false
   #readableTold = false
   #ending = false
@@ -170,7 +175,8 @@ export class Channel
 
   #trySendAgain(bytes: Uint8Array): boolean {
     this.#drainDue = true
-    if (this.#sender.busy || !this.#session.out.wantSpace(bytes.length)) return false
+    const half = this.drainAtHalf ? this.#session.end.capacity / 2 - 16 : 0
+    if (this.#sender.busy || !this.#session.out.wantSpace(Math.max(bytes.length, half))) return false
     const status = this.#session.out.put(bytes, Kind.DATA, 0)
     if (status > 0) {
       this.#drainDue = false

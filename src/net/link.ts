@@ -52,6 +52,7 @@ export class Link {
       this.bytesRead += reached - at
       return reached
     }
+    channel.drainAtHalf = true
     channel.on('readable', () => this.#pump())
     channel.on('drain', () => this.#flush())
     // In a turn of its own, as the end of a system socket: what the last bytes have led to comes first.

@@ -165,7 +165,7 @@ export class SocketProxy extends Carrier {
       const channel = await peer.connect(service, {
         wait: this.#wait,
         signal: this.#stop.signal,
-        ...ringFor(peer),
+        many: true,
         ...(paths && { paths }),
       })
       this.live.delete(waiting)
@@ -183,16 +183,6 @@ export class SocketProxy extends Carrier {
       this.emit('refused', asError(error))
     }
   }
-}
-
-const LARGEST_RING = 256 * 1024
-const SMALLEST_RING = 16 * 1024
-
-/** Sockets come in numbers: each takes a small share of what is free, so that a hundred fit into a section of 4 MiB. */
-function ringFor(peer: Peer): { ringSize?: number } {
-  const free = peer.counters()?.largestFree
-  if (free === undefined) return {}
-  return { ringSize: 2 ** Math.floor(Math.log2(Math.min(Math.max(free / 32, SMALLEST_RING), LARGEST_RING))) }
 }
 
 function full(limit: number): VmringError {

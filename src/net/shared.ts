@@ -18,6 +18,8 @@ export interface ConnectChannel {
   signal: AbortSignal
   /** ms to wait until somebody listens */
   wait?: number | undefined
+  /** bytes of the ring in each direction, a power of two */
+  ringSize?: number | undefined
 }
 
 /** Lends a peer to whoever needs one, and takes it back. */
@@ -84,8 +86,14 @@ export class SharedPeer {
   }
 
   /** As Peer.connect(), but also to services of this process. */
-  async connect(service: string, { signal, wait }: ConnectChannel): Promise<Channel> {
-    const options = wait === undefined ? { signal } : { signal, wait }
+  async connect(service: string, { signal, wait, ringSize }: ConnectChannel): Promise<Channel> {
+    // each gets a small share of what is left of the section, so that hundreds fit
+    const options: ConnectOptions = {
+      signal,
+      many: true,
+      ...(wait !== undefined && { wait }),
+      ...(ringSize !== undefined && { ringSize }),
+    }
     const peer = await this.get()
     signal.throwIfAborted()
     if (!peer.services.includes(service)) {

@@ -22,8 +22,7 @@ import { Link, type LinkEvents } from './link.js'
 import { probe } from './lookup.js'
 import { OnRead } from './onread.js'
 import { readChunk } from './pool.js'
-import { lender, type SharedPeer, sharedPeer } from './shared.js'
-import { teachTls } from './tls.js'
+import { type ConnectChannel, lender, type SharedPeer, sharedPeer } from './shared.js'
 
 const kState = Symbol('vmring')
 
@@ -47,6 +46,8 @@ export interface VmringConnectOptions {
   peer?: Peer | AttachOptions
   /** ms to wait until somebody listens; default 0 */
   wait?: number
+  /** bytes of the ring in each direction, a power of two from 4 KiB; by default less the more sockets there are */
+  ringSize?: number
 }
 
 const clientSockets = diagnostics.channel('net.client.socket')
@@ -78,15 +79,16 @@ export class Socket extends PlainSocket {
     self._unrefTimer()
     self.connecting = true
     const shared = options.peer === undefined ? sharedPeer() : lender(options.peer as Peer)
-    const wait = options.wait as number | undefined
+    const { wait, ringSize } = options as VmringConnectOptions
+    const how = { signal: state.giveUp.signal, wait, ringSize }
     if (target.at.path !== undefined) {
       this.emit('connectionAttempt', target.at.path, undefined, undefined)
-      if (this[kState] === state) attempt(state, target, shared, wait)
+      if (this[kState] === state) attempt(state, target, shared, how)
     } else {
       try {
         probe(this, options, state.giveUp.signal, (address, port) => {
           state.remote = socketName(address, port)
-          attempt(state, { ...target, at: { host: address, port } }, shared, wait)
+          attempt(state, { ...target, at: { host: address, port } }, shared, how)
         })
       } catch (error) {
         self.connecting = false
@@ -299,12 +301,12 @@ class Closing {
   }
 }
 
-function attempt(state: State, target: Target, shared: SharedPeer, wait: number | undefined): void {
-  const { socket, giveUp } = state
+function attempt(state: State, target: Target, shared: SharedPeer, how: ConnectChannel): void {
+  const { socket } = state
   shared.take()
   const current = (): boolean => (socket as Socket)[kState] === state
   // Listeners run outside of promises: what they throw is theirs.
-  shared.connect(target.service, { signal: giveUp.signal, wait }).then(
+  shared.connect(target.service, how).then(
     (channel) => {
       channel.once('close', () => shared.drop())
       process.nextTick(() => {
@@ -411,8 +413,6 @@ export function acceptSocket(channel: Channel, at: NetAddress, options: AcceptOp
 export function leadsToUs(socket: net.Socket | null, options: ConnectOptions): boolean {
   return !(socket !== null && inner(socket)._handle) && targetOf(addressOf(options)) !== null
 }
-
-teachTls((socket) => (socket as Socket)[kState]?.link != null)
 
 const overrides = Object.getOwnPropertyDescriptors(Socket.prototype)
 
