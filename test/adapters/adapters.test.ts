@@ -37,7 +37,7 @@ async function startServer({ name, backend }: Library, region: string): Promise<
 
 test.each(libraries)('$name', async (library) => {
   const { name, mapped, error } = library
-  const { region } = await startDaemon(['--size', '256M', '--sections', '4'])
+  const { region } = await startDaemon()
   const server = await startServer(library, region)
   const env = { VMRING_REGION: region, CERTIFICATES: certificates, NODE_DEBUG: 'vmring' }
   const register = mapped === undefined ? [] : ['--import', 'vmring/register']

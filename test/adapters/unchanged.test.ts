@@ -26,7 +26,7 @@ const answersOnTcp = (port: number) =>
   })
 
 test.each([true, false])('with vmring/register: %s', async (registered) => {
-  const { region } = await startDaemon(['--size', '256M', '--sections', '4'])
+  const { region } = await startDaemon()
   const port = await freePort()
   const env = {
     PORT: String(port),
