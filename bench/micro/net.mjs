@@ -126,7 +126,10 @@ const clients = {
 async function serve() {
   const server = await servers[values.what]()
   server.listen(values.address, () => process.stdout.write('ready\n'))
-  process.on('SIGTERM', () => { if (process.env.PROFILE) console.error(values.what, values.transport, process.resourceUsage()); process.exit(0) })
+  process.on('SIGTERM', () => {
+    if (process.env.PROFILE) console.error(values.what, values.transport, process.resourceUsage())
+    process.exit(0)
+  })
 }
 
 async function drive() {
