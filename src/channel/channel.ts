@@ -72,6 +72,11 @@ export class Channel
   readonly #dispatcher: Dispatcher
   #mode: ReceiveMode = 'none'
   #largest: number
+  /**
+   * @internal For streams of bytes: 'drain' comes when half of the ring is free, and not for each message that fits, so that the two
+   * sides take turns less often.
+   */
+  drainAtHalf = false
   #drainDue = false
   #readableTold = false
   #ending = false
@@ -170,7 +175,8 @@ export class Channel
 
   #trySendAgain(bytes: Uint8Array): boolean {
     this.#drainDue = true
-    if (this.#sender.busy || !this.#session.out.wantSpace(bytes.length)) return false
+    const half = this.drainAtHalf ? this.#session.end.capacity / 2 - 16 : 0
+    if (this.#sender.busy || !this.#session.out.wantSpace(Math.max(bytes.length, half))) return false
     const status = this.#session.out.put(bytes, Kind.DATA, 0)
     if (status > 0) {
       this.#drainDue = false
@@ -262,6 +268,17 @@ export class Channel
     return message
   }
 
+  /**
+   * @internal The messages as one stream of bytes, for sockets: copies to `target` from `at` up to `end` and returns where it
+   * stopped; before `end` when there is nothing more now.
+   */
+  readInto(target: Uint8Array, at: number, end: number): number {
+    if (this.#mode !== 'receive') this.#enter('receive')
+    const reached = this.#receiver.readInto(target, at, end)
+    if (reached < end && this.#readableTold) this.#tellReadable()
+    return reached
+  }
+
   #tellReadable(): void {
     this.#readableTold = false
     this.#session.wantReadable(this.listenerCount('readable') > 0)
@@ -345,6 +362,11 @@ export class Channel
   /** @internal */
   onPeerClosing(): void {
     this.#sender.fail(closedError(this.#session))
+    // Who waits for room tries again and learns that there will be none.
+    if (this.#drainDue) {
+      this.#drainDue = false
+      this.#emit('drain')
+    }
     this.onReadable()
   }
 

@@ -17,6 +17,9 @@ export class Receiver {
   #parts: Uint8Array | null = null
   #filled = 0
   #budget = 0
+  /** a message that readInto() has begun to read, and how far it is */
+  #rest: Message | null = null
+  #restAt = 0
 
   constructor(session: Session, onEnd: () => void) {
     this.#session = session
@@ -34,6 +37,53 @@ export class Receiver {
       const message = this.#take(kind)
       if (message !== undefined) return message
     }
+  }
+
+  /**
+   * Copies the bytes of the next messages to `target` from `at` up to `end`, as if they were one stream; what does not fit comes
+   * with the next call. Returns where it stopped: before `end` when there is nothing more now.
+   */
+  readInto(target: Uint8Array, at: number, end: number): number {
+    const { scratch } = native
+    const session = this.#session
+    this.#budget = BYTES_PER_TURN
+    for (;;) {
+      if (this.#rest !== null) at = this.#readRest(this.#rest, target, at, end)
+      if (at >= end || session.receiveId < 0) return at
+      const kind = native.endReceive(session.receiveId)
+      if (kind === 0) return at
+      if (
+        kind === Kind.DATA &&
+        this.#parts === null &&
+        scratch[1]! <= Math.min(end - at, session.maxMessage)
+      ) {
+        const length = scratch[1]!
+        const sequence = scratch[2]!
+        target.set(new Uint8Array(session.end.buffer, scratch[0]!, length), at)
+        at += length
+        this.receivedMessages++
+        this.receivedBytes += length
+        this.#giveBack(sequence)
+        continue
+      }
+      const message = this.#take(kind)
+      if (message === null) return at
+      if (message !== undefined) this.#rest = message
+    }
+  }
+
+  #readRest(rest: Message, target: Uint8Array, at: number, end: number): number {
+    const { view } = rest
+    const stop = Math.min(this.#restAt + end - at, view.length)
+    target.set(view.subarray(this.#restAt, stop), at)
+    const reached = at + stop - this.#restAt
+    this.#restAt = stop
+    if (stop === view.length) {
+      this.#rest = null
+      this.#restAt = 0
+      rest.release()
+    }
+    return reached
   }
 
   /** As next(), waiting on this thread up to `timeout` ms. */
@@ -57,6 +107,9 @@ export class Receiver {
   /** Drops what was put together so far. */
   reset(): void {
     this.#parts = null
+    this.#rest?.release()
+    this.#rest = null
+    this.#restAt = 0
   }
 
   /** A message; null: nothing more now; undefined: the record is dealt with, look for the next. */

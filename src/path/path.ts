@@ -93,8 +93,8 @@ export interface Path {
   /** Sends a session frame, at most `maxFrame` bytes. It may get lost. */
   send(frame: Uint8Array): void
   readonly maxFrame: number
-  /** Ring capacity to propose for a new channel. */
-  defaultCapacity(): number
+  /** Ring capacity to propose for a new channel; `many`: it is one of hundreds. */
+  defaultCapacity(many?: boolean): number
   /** Throws ERR_VMRING_SECTION_FULL. */
   createEnd(spec: EndSpec): PathEnd
 }

@@ -23,6 +23,10 @@ const RETRY_FIRST = 1
 const RETRY_MAX = 50
 const DEFAULT_RING = 256 * 1024
 const SMALLEST_RING = 16 * 1024
+const SHARE = 4
+// of channels that a program opens by the hundred
+const SMALLEST_OF_MANY = 4096
+const SHARE_OF_MANY = 32
 
 export interface ShmEvents {
   onPath(path: ShmPath): void
@@ -141,10 +145,11 @@ export class ShmPath implements Path {
     this.stalled = remote.stalled
   }
 
-  defaultCapacity(): number {
+  defaultCapacity(many = false): number {
     const { largestFree } = this.network.peer.counters()
-    const share = Math.min(DEFAULT_RING, largestFree / 4)
-    return share <= SMALLEST_RING ? SMALLEST_RING : 2 ** Math.floor(Math.log2(share))
+    const share = Math.min(DEFAULT_RING, largestFree / (many ? SHARE_OF_MANY : SHARE))
+    const smallest = many ? SMALLEST_OF_MANY : SMALLEST_RING
+    return share <= smallest ? smallest : 2 ** Math.floor(Math.log2(share))
   }
 
   /** A frame that finds the control ring full waits here; beyond a bound it is lost, and the session repeats it. */

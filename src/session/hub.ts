@@ -33,6 +33,8 @@ export interface ConnectOptions {
   paths?: string[]
   /** bytes of the ring in each direction, a power of two */
   ringSize?: number
+  /** @internal one of many channels: a small ring unless `ringSize` says how large */
+  many?: boolean
   /** largest message that this side takes, in bytes; default 64 MiB */
   maxMessageSize?: number
 }

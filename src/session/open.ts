@@ -51,7 +51,7 @@ export async function openSession(
       continue
     }
     met = true
-    let capacity = options.ringSize ?? path.defaultCapacity()
+    let capacity = options.ringSize ?? path.defaultCapacity(options.many)
     for (;;) {
       const result = await attempt(hub, remote, path, service, capacity, options)
       if (result instanceof Session) return { session: result, attempts, error: null }
