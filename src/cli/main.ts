@@ -10,6 +10,7 @@ import { describeFailure, EXIT_USAGE, exitCodeOf } from './failure.js'
 import { formatCommand } from './format.js'
 import { Interrupted } from './interrupt.js'
 import { lsCommand } from './ls.js'
+import { proxyCommand } from './proxy.js'
 import { revokeCommand } from './revoke.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -45,6 +46,8 @@ Examples:
   $ vmring host                       the daemon that owns the shared memory
   $ vmring cat --listen orders        receive what another process sends to "orders"
   $ date | vmring cat orders          send it
+  $ vmring proxy --listen cache --to tcp:127.0.0.1:6379
+                                      any program's socket as a service, or the other way round
   $ sudo vmring bind                  in a guest: give its device to vfio-pci, for interrupts
   $ vmring doctor                     what is missing here, and the command that mends it
 
@@ -65,6 +68,7 @@ for (const command of [
   await hostCommand(),
   demoCommand(),
   catCommand(),
+  proxyCommand(),
   lsCommand(),
   revokeCommand(),
   formatCommand(),
