@@ -35,8 +35,6 @@ export interface Site {
   job: Job
   /** of the bench's own, for sockets; null between machines */
   directory: string | null
-  /** of vmring's region */
-  region: string | undefined
   /** of service names, so that runs do not meet */
   prefix: string
 }
@@ -44,9 +42,6 @@ export interface Site {
 export interface Transport {
   listen(site: Site): Promise<Acceptor>
   connect(site: Site, address: string): Promise<Link>
-  /** counters and section memory of this side, where there are any */
-  counters?(): { doorbells: number; suppressed: number; freeBytes: number } | null
-  close?(): Promise<void> | void
 }
 
 /** Hands out what arrives in the order of arrival, to whoever asks. */

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { VmringError } from '../../errors.js'
 import type { Checker } from './content.js'
-import { type Acceptor, type Link, Queue, type Site, type Transport } from './link.js'
+import { type Acceptor, type Link, Queue, type Transport } from './link.js'
+import type { PeerSource } from './shm-link.js'
 
 type Stream = Duplex & { setNoDelay?(on?: boolean): unknown }
 
@@ -78,7 +79,7 @@ export const unix: Transport = {
 }
 
 /** Between machines the first address that others can reach. */
-function ownAddress(directory: string | null): string {
+export function ownAddress(directory: string | null): string {
   if (directory !== null) return '127.0.0.1'
   for (const addresses of Object.values(networkInterfaces())) {
     const one = addresses?.find(({ internal, family }) => !internal && family === 'IPv4')
@@ -104,16 +105,13 @@ export const tcp: Transport = {
   },
 }
 
-/** A peer of its own, as each process with a socket of vmring/net has one. */
-export function socket(region: string | undefined, mode: string | undefined): Transport {
+/** vmring/net over the side's own peer. */
+export function socket(source: PeerSource): Transport {
   const load = async () => {
-    const { usePeer, ...rest } = await import('../../net/index.js')
-    const { attach } = await import('../../index.js')
-    peer ??= await attach({ ...(region !== undefined && { region }), mode: mode as never })
-    usePeer(peer)
-    return rest
+    const { usePeer, ...net } = await import('../../net/index.js')
+    usePeer(await source.get())
+    return net
   }
-  let peer: import('../../index.js').Peer | null = null
   return {
     async listen({ prefix }) {
       const { createServer } = await load()
@@ -126,10 +124,6 @@ export function socket(region: string | undefined, mode: string | undefined): Tr
     async connect(_site, address) {
       const { connect } = await load()
       return connected(connect(address))
-    },
-    counters: () => peer?.counters() ?? null,
-    close: async () => {
-      await peer?.close()
     },
   }
 }
@@ -153,4 +147,3 @@ export const vsock: Transport = {
     return connected(connect({ cid: cid!, port: port! }) as unknown as Stream)
   },
 }
-export { ownAddress }
