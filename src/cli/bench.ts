@@ -59,7 +59,7 @@ function testCommand(test: Test): Command {
     .option('--rate <n>', 'messages per second (bench rate)', '10000')
     .option('--peers <list>', 'processes in the region (bench scale: several)', '2')
     .option('--channels <list>', 'open at once (bench scale: several)', scale ? '1,100' : '1')
-    .option('--ring <size>', 'of each ring (default: four messages, 64K to 16M)')
+    .option('--ring <size>', 'of each ring (default: eight messages, 64K to 16M)')
     .option('--cpu <a,b>', 'processors of the two sides')
     .option('--region <region>', 'instead of a daemon of its own; in guests: as attach() finds it')
     .option('--listen <service>', 'be the answering side for another machine')

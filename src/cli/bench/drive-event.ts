@@ -223,6 +223,7 @@ export async function ask(
   control.send({ type: 'stop', sent: side.writer.sent })
   const { report: server } = await control.next('done')
   await side.settle(server.sent)
+  control.send({ type: 'over' })
   const { received, reordered, duplicated, changed } = side.report()
   const client: ClientReport = {
     ...own,

@@ -83,6 +83,7 @@ export type Note =
   | { type: 'measure' }
   | { type: 'stop'; sent: number }
   | { type: 'done'; report: ServerReport }
+  | { type: 'over' }
 
 /** How the addon's floor functions are asked: floor.ts. */
 export interface Floors {

@@ -96,7 +96,7 @@ const powerAbove = (value: number) => 2 ** Math.ceil(Math.log2(value))
 function ringFor(size: number, test: Test, chosen: string | undefined): number {
   if (chosen === undefined) {
     if (test === 'scale' && size <= SCALE_RING / 4) return SCALE_RING
-    return Math.min(MAX_RING, Math.max(MIN_RING, powerAbove(size * 4)))
+    return Math.min(MAX_RING, Math.max(MIN_RING, powerAbove(size * 8)))
   }
   const ring = parseSize(chosen)
   if (ring < 4096 || ring > 2 ** 30 || powerAbove(ring) !== ring)

@@ -12,6 +12,7 @@ export interface Report {
 }
 
 export function time(nanoseconds: number): string {
+  if (nanoseconds === 0) return '–'
   if (nanoseconds < 10_000) return `${Math.round(nanoseconds)} ns`
   if (nanoseconds < 10_000_000) return `${(nanoseconds / 1000).toFixed(nanoseconds < 100_000 ? 1 : 0)} µs`
   return `${(nanoseconds / 1e6).toFixed(nanoseconds < 1e8 ? 1 : 0)} ms`

@@ -140,7 +140,7 @@ export function groupsOf(outcomes: readonly Outcome[]): Group[] {
 /** What tells one combination from the others that were measured: 'shm busy sync'. */
 export function namesOf(groups: readonly Group[]): string[] {
   const varies = (name: (typeof KEYS)[number]) =>
-    new Set(groups.map(({ results: [one] }) => one![name])).size > 1
+    new Set(groups.map(({ results: [one] }) => one![name]).filter((value) => value !== undefined)).size > 1
   return groups.map(({ results }) => {
     const one = results[0]!
     const words: string[] = [one.transport]

@@ -50,7 +50,6 @@ export type Said =
   | { type: 'failed'; message: string; code?: string }
 
 const NANO = 1e6
-const CLOSE_MS = 5000
 
 /** One side of one run, from opening to the report. */
 class Run {
@@ -180,8 +179,8 @@ async function side(role: 'client' | 'server', job: Job, place: Place, relay: Co
     return { type: 'result', ...result }
   }
   await run.server()
-  // the report is on its way; whoever asked closes first
-  if (place.service !== null) await Promise.race([control.over, sleep(CLOSE_MS)])
+  // who leaves takes with him what the other side has not read yet
+  await Promise.race([control.next('over').catch(() => {}), control.over])
   await source.close()
   return { type: 'ended' }
 }
@@ -312,5 +311,6 @@ if (isMainThread) {
   if (job.cpus !== null) native.benchPin(job.cpus[1])
   const source = new PeerSource(undefined, 'event')
   const transport = await transportOf(job.transport, source, data)
+  // the thread is ended by the one who asks
   await new Run(job, place, overPort(notes), source, transport, false).server()
 }
