@@ -44,8 +44,7 @@ function testCommand(test: Test): Command {
     .description(`Measures ${about[test]}.`)
     .option(
       '--transport <list>',
-      'shm, socket (vmring/net), unix, tcp, messageport, zeromq, vsock',
-      'shm,unix',
+      'shm, socket (vmring/net), unix, tcp, messageport, zeromq, vsock (default: shm,unix; between machines shm,socket)',
     )
     .option('--mode <list>', 'how peers wait: busy, adaptive, event', 'busy,adaptive')
     .option('--size <list>', 'of messages: 64,1k,64k,1m', '64')
@@ -79,26 +78,25 @@ async function run(test: Test, options: BenchOptions): Promise<void> {
   if (Number.isNaN(Number(options.wait)))
     throw argument(`--wait is a number of seconds; not '${options.wait}'`)
   const { Session } = await import('./bench/session.js')
-  const session = new Session(plan, options)
   let printed = false
   const finish = () => {
     if (printed) return
     printed = true
+    session.quiet()
     output(session.report(), options)
   }
+  // first: with the session begins what would be left behind
   const interrupt = onInterrupt(async () => {
-    session.quiet()
     finish()
     await session.clear()
   })
+  const session = new Session(plan, options)
   try {
     const wait = options.listen === undefined ? Number(options.wait) * 1000 : FOREVER_MS
     await session.run(wait)
-    session.quiet()
     finish()
     if (session.faulty) process.exitCode = 1
   } catch (error) {
-    session.quiet()
     if (!interrupt.signal.aborted) finish()
     throw error
   } finally {

@@ -19,7 +19,7 @@ const MAX_SECONDS = 3600
 const SCALE_RING = 16 * 1024
 
 export interface BenchOptions {
-  transport: string
+  transport?: string
   mode: string
   size: string
   api: string
@@ -142,7 +142,7 @@ export async function planOf(test: Test, options: BenchOptions): Promise<Plan> {
   const touches = list(options.touch, '--touch', TOUCHES)
   const peerCounts = numbers(options.peers, '--peers', 2, MAX_PEERS)
   const channelCounts = numbers(options.channels, '--channels', 1, MAX_CHANNELS)
-  const names = transports(options.transport, remote)
+  const names = transports(options.transport ?? (remote ? 'shm,socket' : 'shm,unix'), remote)
   if (test !== 'scale' && (channelCounts.length > 1 || peerCounts.length > 1))
     throw argument('--peers and --channels take several values in vmring bench scale alone')
   if (remote && peerCounts.some((count) => count !== 2))
