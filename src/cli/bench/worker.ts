@@ -299,6 +299,8 @@ if (isMainThread) {
     if (message.note !== undefined) relay.take(message.note)
     else if (message.start !== undefined) begin(message.start, relay).catch(fail)
   })
+  // Ctrl-C reaches the whole group; the one who started this process ends it
+  process.on('SIGINT', () => {})
   // whoever started this process has ended
   process.on('disconnect', () => process.exit(1))
 } else {
