@@ -6,7 +6,7 @@ import { join } from 'node:path'
 
 const TICKS_PER_SECOND = 100
 
-const median = (values) => {
+export const median = (values) => {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2

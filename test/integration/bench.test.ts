@@ -291,7 +291,7 @@ test.each([
   [['latency', '--cpu', '0,1022'], 2, /there is no processor 1022/],
   [['latency', '--channels', '1,2'], 2, /bench scale alone/],
   [['latency', '--fill', 'reserve', '--size', '64k', '--ring', '64k'], 2, /above a quarter of the ring/],
-  [['latency', '--transport', 'vsock'], 1, /measured between two guests/],
+  [['latency', '--transport', 'vsock'], 1, /measured between guests/],
   [['latency', '--transport', 'zeromq'], 1, /npm install zeromq/],
   [['latency', '--listen', 'a', '--connect', 'a'], 2, /two sides/],
   [['latency', '--connect', 'a', '--transport', 'unix'], 2, /does not lead to another machine/],

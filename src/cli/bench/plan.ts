@@ -113,7 +113,7 @@ function transports(text: string, remote: boolean): string[] {
     if (name === 'vsock' && !remote)
       throw new VmringError(
         'ERR_VMRING_NOT_SUPPORTED',
-        "transport 'vsock' is measured between two guests: vmring bench … --listen SERVICE in one, --connect SERVICE in the other",
+        "transport 'vsock' is measured between guests, or a guest and its host: vmring bench … --listen SERVICE in one, --connect SERVICE in the other",
       )
     if (remote && (name === 'unix' || name === 'messageport'))
       throw argument(`--transport: '${name}' does not lead to another machine`)
@@ -156,7 +156,7 @@ export async function planOf(test: Test, options: BenchOptions): Promise<Plan> {
       for (const channels of channelCounts) {
         for (const transport of names) {
           const base = { ...common, transport, size, touch, ring, channels }
-          const single = transport === 'messageport' || transport === 'zeromq' || isModule(transport)
+          const single = ['messageport', 'zeromq', 'vsock'].includes(transport) || isModule(transport)
           if (single && channels > 1) throw argument(`--channels: '${transport}' is measured with one`)
           if (!overLocalMemory(base)) {
             jobs.push({ ...base, api: 'event', fill: 'copy', peers: 2 })

@@ -7,7 +7,8 @@ import type { Place } from './worker.js'
 
 /** of one floor, in each round */
 const FLOOR_MS = 200
-const SPARE_MS = 60_000
+/** for processes to start and to end: seconds where the processor is emulated */
+const SPARE_MS = 120_000
 /** of the standard ring: where copies are compared, they go over the same memory */
 const FLOOR_SIZE = 64 * 1024
 

@@ -7,7 +7,9 @@ import type { Duplex } from 'node:stream'
 import { VmringError } from '../../errors.js'
 import type { Checker } from './content.js'
 import { type Acceptor, type Link, Queue, type Transport } from './link.js'
-import type { PeerSource } from './shm-link.js'
+import { type PeerSource, ShmLink } from './shm-link.js'
+
+const RELAY_MS = 30_000
 
 type Stream = Duplex & { setNoDelay?(on?: boolean): unknown }
 
@@ -128,22 +130,39 @@ export function socket(source: PeerSource): Transport {
   }
 }
 
-export const vsock: Transport = {
-  async listen() {
-    const { createServer, localCid, VMADDR_CID_ANY, VMADDR_PORT_ANY } = await import('../../vsock/index.js')
-    const cid = localCid()
-    return acceptor(
-      (onStream) =>
-        createServer(onStream as never).listen({
-          cid: VMADDR_CID_ANY,
-          port: VMADDR_PORT_ANY,
-        } as never) as unknown as Listening,
-      (server) => `${cid} ${(server.address() as { port: number }).port}`,
-    )
-  },
-  async connect(_site, address) {
-    const { connect } = await import('../../vsock/index.js')
-    const [cid, port] = address.split(' ').map(Number)
-    return connected(connect({ cid: cid!, port: port! }) as unknown as Stream)
-  },
+const HOST_CID = 2
+
+/**
+ * Virtio sockets. Between a guest and its host they are connected; two guests cannot connect to each other, so between them it is
+ * a channel of vmring on this path, through the host's relay.
+ */
+export function vsock(source: PeerSource): Transport {
+  return {
+    async listen({ job, prefix }) {
+      const { createServer, localCid, VMADDR_PORT_ANY } = await import('../../vsock/index.js')
+      const cid = localCid()
+      const server = await (await source.get()).listen(`${prefix}data`)
+      const own = await acceptor(
+        (onStream) =>
+          createServer((stream) => onStream(stream as unknown as Stream)).listen({ port: VMADDR_PORT_ANY }),
+        (listening) => `${cid} ${(listening.address() as { port: number }).port} ${prefix}data`,
+      )
+      const relayed = new Promise<Link>((resolve) => {
+        server.once('channel', (channel) => resolve(new ShmLink(channel, job)))
+      })
+      const close = async () => {
+        await own.close()
+        await server.close()
+      }
+      return { address: own.address, accept: () => Promise.race([own.accept(), relayed]), close }
+    },
+    async connect({ job }, address) {
+      const { connect, localCid } = await import('../../vsock/index.js')
+      const [cid, port, service] = address.split(' ') as [string, string, string]
+      const direct = Number(cid) === HOST_CID || localCid() === HOST_CID || Number(cid) === localCid()
+      if (direct) return connected(connect({ cid: Number(cid), port: Number(port) }) as unknown as Stream)
+      const peer = await source.get()
+      return new ShmLink(await peer.connect(service, { wait: RELAY_MS, paths: ['vsock'] }), job)
+    },
+  }
 }

@@ -23,7 +23,7 @@ export async function transportOf(name: string, source: PeerSource, port?: Messa
     case 'tcp':
       return tcp
     case 'vsock':
-      return vsock
+      return vsock(source)
     case 'messageport':
       return messagePort(port!)
     case 'zeromq':
