@@ -174,8 +174,7 @@ void Member::wait(EndEntry& end, uint64_t deadline) {
       nap = nap * 2 < kLongestNap ? nap * 2 : kLongestNap;
     } else {
       if (!inbox.park()) return;
-      sleeper_.announce();
-      asleep_.store(true, std::memory_order_release);
+      fall_asleep();
       bool news = false;
       for (const uint32_t section : present_) news = news || others_[section].remote->news();
       if (!news) {
