@@ -1,82 +1,85 @@
-// All suites, one after the other; a failure stops nothing. Last line: N passed, M failed.
+// All suites; a failure stops nothing. What comes before the tests runs one after the other, then two suites run at a time
+// (most of them wait more than they work), then what measures, alone. Last line: N passed, M failed.
 //   node scripts/ci.mjs [WORD ...]     only suites whose name contains one of the words
-import { createWriteStream, mkdtempSync, rmSync } from 'node:fs'
+import { createWriteStream, mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { lastLine, root, run, seconds, total, verdict, vitestCounts } from './lib.mjs'
 
 const logs = mkdtempSync(join(tmpdir(), 'vmring-ci-'))
-const report = join(logs, 'vitest.json')
 const node = (script, ...args) => [process.execPath, join(root, script), ...args]
 const npm = (...args) => ['npm', 'run', '--silent', ...args]
 
 const byExit = (_output, code) => ({ passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 })
 const byLastLine = (output, code) => verdict(lastLine(output), code)
-const byReport = (_output, code) => verdict(vitestCounts(report), code)
-
-const json = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
+const byReport = (_output, code, report) => verdict(vitestCounts(report), code)
+const json = ['--reporter=default', '--reporter=json']
 
 // name, command, how to count, minutes after which it has hung
-const suites = [
+const before = [
   ['lint', npm('lint'), byExit, 2],
   ['types', npm('types'), byExit, 3],
   ['lock file', node('scripts/check-lock.mjs'), byExit, 1],
   ['build', npm('build'), byExit, 8],
   ['docs say what the sources say', node('scripts/docs.mjs', '--check'), byExit, 1],
   ['package', npm('test:package'), byExit, 4],
+]
+// The longest first, so that neither of the two ends long after the other.
+const together = [
+  ['npm test', ['npm', 'test', '--', ...json], byReport, 25],
   ['C++ tests', node('scripts/native.mjs', 'test', 'none'), byLastLine, 20],
   ['C++ tests, ASan and UBSan', node('scripts/native.mjs', 'test', 'address'), byLastLine, 20],
+  ['vitest, ASan and UBSan', npm('test:asan'), byLastLine, 20],
   ['C++ tests, TSan', node('scripts/native.mjs', 'test', 'thread'), byLastLine, 20],
+  ['Node 22, 24, 26', node('scripts/nodes.mjs', '22', '24', '26'), byLastLine, 25],
+  ['libraries over vmring', npm('test:adapters', '--', ...json), byReport, 10],
+  ['libraries over vmring', ['npm', 'run', 'test:adapters', '--', ...json], byReport, 15],
+  ['Spin models', ['bash', 'native/test/spin/run.sh'], byLastLine, 10],
+  ['vitest, addon by cmake-js', node('scripts/vitest-cmake.mjs'), byLastLine, 10],
   ['data path is lock-free', ['bash', 'native/test/lock_free.sh'], byLastLine, 5],
   ['data path copies nothing', ['bash', 'native/test/zero_copy.sh'], byLastLine, 5],
-  ['Spin models', ['bash', 'native/test/spin/run.sh'], byLastLine, 10],
-  ['npm test', ['npm', 'test', '--', ...json], byReport, 20],
-  ['vitest, addon by cmake-js', node('scripts/vitest-cmake.mjs'), byLastLine, 10],
-  ['vitest, ASan and UBSan', npm('test:asan'), byLastLine, 20],
-  ['Node 22, 24, 26', node('scripts/nodes.mjs', '22', '24', '26'), byLastLine, 25],
-  ['micro-benchmarks', npm('bench:micro', '--', '--quick', '--json'), byExit, 5],
   ['demo', npm('demo'), byExit, 2],
-  // of `npm run test:vm`, whose other files take too long for all of this to end within 40 minutes
-  [
-    'guests',
-    [
-      'npm',
-      'run',
-      'test:vm',
-      '--',
-      '--no-file-parallelism',
-      'test/vm/cat.test.ts',
-      'test/vm/devices.test.ts',
-      ...json,
-    ],
-    byReport,
-    20,
-  ],
+]
+const alone = [
+  ['micro-benchmarks', npm('bench:micro', '--', '--quick', '--json'), byExit, 5],
+  ['guests', ['npm', 'run', 'test:vm', '--', ...json], byReport, 30],
 ]
 
 const words = process.argv.slice(2)
-const chosen = suites.filter(([name]) => words.length === 0 || words.some((word) => name.includes(word)))
+const chosen = (suites) =>
+  suites.filter(([name]) => words.length === 0 || words.some((word) => name.includes(word)))
 const began = Date.now()
 const results = []
-for (const [name, [command, ...args], count, minutes] of chosen) {
+
+async function perform([name, [command, ...args], count, minutes]) {
   const started = Date.now()
-  rmSync(report, { force: true }) // of the suite before
-  const file = join(logs, `${name.replace(/\W+/g, '-')}.log`)
+  const title = name.replace(/\W+/g, '-')
+  const file = join(logs, `${title}.log`)
+  const report = join(logs, `${title}.json`)
   const stream = createWriteStream(file)
+  const counted = count === byReport ? [...args, `--outputFile.json=${report}`] : args
   console.log(`── ${name}: ${[command, ...args].join(' ').replaceAll(`${root}/`, '')}`)
-  const result = await run(command, args, {
+  const result = await run(command, counted, {
     timeout: minutes * 60_000,
     env: { CI: '1', NO_COLOR: '1' },
     log: (chunk) => stream.write(chunk),
   })
   stream.end()
-  const counts = count(result.output, result.code)
+  const counts = count(result.output, result.code, report)
   results.push({ name, ...counts, time: seconds(started) })
   if (counts.failed > 0) console.log(result.output.split('\n').slice(-80).join('\n'))
   console.log(
-    `   ${counts.passed} passed, ${counts.failed} failed in ${seconds(started)} s (${result.why}; ${file})`,
+    `   ${name}: ${counts.passed} passed, ${counts.failed} failed in ${seconds(started)} s (${result.why}; ${file})`,
   )
 }
+
+for (const suite of chosen(before)) await perform(suite)
+const waiting = chosen(together)
+const lane = async () => {
+  for (let suite = waiting.shift(); suite !== undefined; suite = waiting.shift()) await perform(suite)
+}
+await Promise.all([lane(), lane()])
+for (const suite of chosen(alone)) await perform(suite)
 
 console.log(`\nAll suites, ${seconds(began)} s:`)
 for (const { name, passed, failed, time } of results) {

@@ -231,6 +231,10 @@ export const errorTable = {
       'this runtime forbids buffers over foreign memory (Electron does), so ring memory cannot be shown',
     cure: 'run the part of the program that uses vmring in Node itself',
   },
+  ERR_VMRING_MAP: {
+    raised: 'VMRING_MAP, which vmring/register reads, has an error; `column` is its place, counted from 1',
+    cure: "write ADDRESS=SERVICE, separated by commas: '/tmp/app.sock=orders,127.0.0.1:6379=cache'",
+  },
   ERR_VMRING_VSOCK_HANDSHAKE: {
     raised: 'the Unix socket given as `uds` did not answer CONNECT with OK and a port',
     cure: 'see that it is the vsock socket of Firecracker or Cloud Hypervisor',
@@ -265,7 +269,7 @@ export const errorTable = {
   },
   EADDRINUSE: {
     raised:
-      'this peer already listens under that service name, or somebody at that virtio socket port or path',
+      'this peer already listens under that service name (with vmring/net: another process of the region too), or somebody at that virtio socket port or path',
     cure: 'close the other server first, or use another name or port',
   },
   ENODEV: {
@@ -361,10 +365,10 @@ export function connectionRefused(service: string, attempts: string[] = []): Vmr
   )
 }
 
-export function addressInUse(service: string): VmringError {
+export function addressInUse(service: string, who = 'this peer'): VmringError {
   return new VmringError(
     'EADDRINUSE',
-    `listen EADDRINUSE ${service}: this peer already listens under this name`,
+    `listen EADDRINUSE ${service}: ${who} already listens under this name`,
     {
       errno: -98,
       syscall: 'listen',

@@ -290,7 +290,8 @@ uint64_t Member::tick(uint64_t now) {
   const uint32_t nap = naps_.load(std::memory_order_relaxed);
   // Whoever is not woken by interrupts counts on the tick, and a suspicion wants to be settled soon.
   const bool polling = polls();
-  bool idle = asleep && nap == last_nap_ && !polling;
+  const bool same_nap = asleep && nap == last_nap_;
+  bool idle = same_nap && !polling;
   last_nap_ = nap;
   for (uint32_t i = 0; i < others_.size(); ++i) {
     if (i == options_.section) continue;
@@ -317,10 +318,11 @@ uint64_t Member::tick(uint64_t now) {
         attention |= kStall;
       }
     }
-    // Rung while we sleep, and still unheard at the next tick: the interrupt was dropped. Without interrupts at all, the
-    // tick is the doorbell of a member that has been idle for long.
+    // Rung while we sleep, and still unheard at the next tick of the same nap: the interrupt was dropped. (In another nap it
+    // is another bell, whose interrupt is under way.) Without interrupts at all, the tick is the doorbell of a member that
+    // has been idle for long.
     const bool strange = asleep && bell_total(i) != watch.seen_bell.load(std::memory_order_relaxed);
-    if (strange && (polling || watch.strange)) {
+    if (strange && (polling || (watch.strange && same_nap))) {
       if (!polling) rescued_.fetch_add(1, std::memory_order_relaxed);
       attention |= kBell;
     }

@@ -177,6 +177,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   void reclaim_all();
   void note_traffic() { traffic_ = true; }
   void drain();
+  void fall_asleep();
   RemoteInfo self() const;
 
   Module& module_;
@@ -214,7 +215,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   std::atomic<bool> lost_reported_{false};
   std::atomic<bool> polls_{false};
   std::atomic<uint64_t> rescued_{0};
-  std::atomic<uint32_t> naps_{0}; // how often the loop has gone to sleep
+  std::atomic<uint32_t> naps_{0}; // how often this thread has gone to sleep
   uint32_t last_nap_ = 0;         // thread's own from here on
   uint64_t last_tick_ = 0;
   uint64_t next_tick_ = kTickMilliseconds;

@@ -21,6 +21,12 @@ void Member::drain() {
   signalled_ = true;
 }
 
+void Member::fall_asleep() {
+  sleeper_.announce();
+  naps_.store(naps_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  asleep_.store(true, std::memory_order_release);
+}
+
 void Member::woke() {
   if (!asleep_.load(std::memory_order_relaxed)) return;
   asleep_.store(false, std::memory_order_release);
@@ -54,9 +60,7 @@ bool Member::may_sleep() {
   if (options_.mode == Mode::busy) return false;
   if (signalled_ || attention_.load() != 0 || !events_.empty()) return false;
   if (!park_active()) return false;
-  sleeper_.announce();
-  naps_.store(naps_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  asleep_.store(true, std::memory_order_release);
+  fall_asleep();
   if (has_news()) {
     woke();
     return false;

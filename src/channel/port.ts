@@ -1,11 +1,12 @@
 /**
- * A MessagePort face for a channel: structured clone, enough for comlink and other code written for worker ports. Objects
- * that cannot leave the process (ports, shared memory) are refused as DataCloneError.
+ * A MessagePort face for a channel: structured clone, enough for comlink and other code written for worker ports. Message ports can
+ * be transferred; other objects that cannot leave the process (shared memory, …) are refused as DataCloneError.
  */
-import { deserialize, serialize } from 'node:v8'
+import { MessagePort } from 'node:worker_threads'
 import { asError } from '../errors.js'
 import type { Message } from '../ring/message.js'
 import type { Channel } from './channel.js'
+import { PortTransfer } from './port-transfer.js'
 
 type PortHandler = ((event: MessageEvent) => unknown) | null
 
@@ -14,11 +15,17 @@ export class ChannelPort extends EventTarget {
   #onmessage: PortHandler = null
   #onmessageerror: PortHandler = null
   #started = false
+  readonly #transfer: PortTransfer
 
   constructor(channel: Channel) {
     super()
     this.#channel = channel
-    channel.once('close', () => this.dispatchEvent(new Event('close')))
+    // As with a MessagePort there is no answer: a channel that fails says so by its own events.
+    this.#transfer = new PortTransfer((bytes) => void channel.send(bytes))
+    channel.once('close', () => {
+      this.#transfer.close()
+      this.dispatchEvent(new Event('close'))
+    })
   }
 
   get onmessage(): PortHandler {
@@ -45,28 +52,30 @@ export class ChannelPort extends EventTarget {
     return handler
   }
 
-  /** Sends a clone of `value`. Nothing can be transferred: a transfer list must be empty. Throws DataCloneError. */
+  /**
+   * Sends a clone of `value`. MessagePorts in it have to be listed in `transfer` and belong to the other side from then on.
+   * ArrayBuffers may be listed, and are copied. Throws DataCloneError.
+   */
   postMessage(value: unknown, transfer?: readonly unknown[] | { transfer?: readonly unknown[] }): void {
     const list = Array.isArray(transfer)
       ? transfer
-      : (transfer as { transfer?: readonly unknown[] })?.transfer
-    if (list?.some((item) => !(item instanceof ArrayBuffer))) {
+      : ((transfer as { transfer?: readonly unknown[] })?.transfer ?? [])
+    if (list.some((item) => !(item instanceof ArrayBuffer || item instanceof MessagePort))) {
       throw new DOMException(
-        'only copies can leave the process; nothing but ArrayBuffers may be listed',
+        'only ArrayBuffers and MessagePorts can be listed: nothing else leaves the process',
         'DataCloneError',
       )
     }
     let bytes: Uint8Array
     try {
-      bytes = serialize(value)
+      bytes = this.#transfer.encode(value, new Set(list))
     } catch (error) {
       throw new DOMException(asError(error).message, 'DataCloneError')
     }
-    // As with a MessagePort there is no answer: a channel that fails says so by its own events.
     void this.#channel.send(bytes)
   }
 
-  /** Starts the delivery of messages. */
+  /** Starts the delivery of messages, those of ports that were transferred included. */
   start(): void {
     if (this.#started) return
     this.#started = true
@@ -88,13 +97,15 @@ export class ChannelPort extends EventTarget {
   }
 
   #deliver(message: Message): void {
-    let data: unknown
+    let decoded: { value: unknown; ports: MessagePort[] } | undefined
     try {
-      data = deserialize(message.copy())
+      decoded = this.#transfer.decode(message.copy())
     } catch (error) {
       this.dispatchEvent(new MessageEvent('messageerror', { data: error }))
       return
     }
-    this.dispatchEvent(new MessageEvent('message', { data }))
+    if (decoded === undefined) return
+    const { value: data, ports } = decoded
+    this.dispatchEvent(new MessageEvent('message', { data, ports: ports as never }))
   }
 }

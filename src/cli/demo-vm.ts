@@ -96,15 +96,12 @@ async function bootPair(bed: Bed, socket: string): Promise<[Guest, Guest]> {
     ],
   })
   const first = bed.boot(options('a', 'on'))
-  first.catch(() => {})
+  let over = false
+  first.catch(() => {}).finally(() => (over = true))
   // The second QEMU would end if nobody listened.
-  await Promise.race([first, exists(cable)])
+  while (!over && !existsSync(cable)) await sleep(20)
   const [a, b] = await Promise.all([first, bed.boot(options('b', 'off'))])
   return [a, b]
-}
-
-async function exists(path: string): Promise<void> {
-  while (!existsSync(path)) await sleep(20)
 }
 
 async function connectNetwork(a: Guest, b: Guest): Promise<void> {

@@ -2,6 +2,7 @@
 /** The `vmring` command. Commands load what they need when they run, so that help and `doctor` work without the addon. */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
+import { benchCommand } from './bench.js'
 import { bindCommand, unbindCommand } from './bind.js'
 import { catCommand } from './cat.js'
 import { demoCommand } from './demo.js'
@@ -10,6 +11,7 @@ import { describeFailure, EXIT_USAGE, exitCodeOf } from './failure.js'
 import { formatCommand } from './format.js'
 import { Interrupted } from './interrupt.js'
 import { lsCommand } from './ls.js'
+import { proxyCommand } from './proxy.js'
 import { revokeCommand } from './revoke.js'
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -45,6 +47,8 @@ Examples:
   $ vmring host                       the daemon that owns the shared memory
   $ vmring cat --listen orders        receive what another process sends to "orders"
   $ date | vmring cat orders          send it
+  $ vmring proxy --listen cache --to tcp:127.0.0.1:6379
+                                      any program's socket as a service, or the other way round
   $ sudo vmring bind                  in a guest: give its device to vfio-pci, for interrupts
   $ vmring doctor                     what is missing here, and the command that mends it
 
@@ -61,10 +65,19 @@ program.configureOutput({
   outputError: (text, write) => write(text.replace(/^error: /, 'vmring: ')),
 })
 
+/** What addCommand() does not hand down: errors come back here, so that there is one place that chooses the exit code. */
+function settle(command: Command, parent: Command, name: string): void {
+  command.copyInheritedSettings(parent).exitOverride()
+  command.showHelpAfterError(`Try \`${name} --help\`.`)
+  for (const child of command.commands) settle(child, command, `${name} ${child.name()}`)
+}
+
 for (const command of [
   await hostCommand(),
   demoCommand(),
+  benchCommand(),
   catCommand(),
+  proxyCommand(),
   lsCommand(),
   revokeCommand(),
   formatCommand(),
@@ -72,9 +85,7 @@ for (const command of [
   unbindCommand(),
   doctorCommand(),
 ]) {
-  // what addCommand() does not hand down: errors come back here, so that there is one place that chooses the exit code
-  command.copyInheritedSettings(program).exitOverride()
-  command.showHelpAfterError(`Try \`vmring ${command.name()} --help\`.`)
+  settle(command, program, `vmring ${command.name()}`)
   program.addCommand(command)
 }
 

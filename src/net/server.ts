@@ -4,7 +4,6 @@ import { addAbortListener } from 'node:events'
 import net from 'node:net'
 import type { Channel } from '../channel/channel.js'
 import type { Server as ChannelServer } from '../channel/server.js'
-import { addressInUse } from '../errors.js'
 import type { AttachOptions } from '../peer/attach.js'
 import type { Peer } from '../peer/peer.js'
 import { freePort, type NetAddress, type SocketName, socketName, type Target, targetOf } from './address.js'
@@ -129,7 +128,6 @@ class Handle {
 
   async #listen(): Promise<void> {
     const { service } = this.#target
-    if (this.#shared.taken(service)) throw addressInUse(service)
     const services = await this.#shared.listen(service)
     if (this.#closed) {
       await services.close()

@@ -4,7 +4,7 @@
  */
 import type { Channel } from '../channel/channel.js'
 import type { Server as ChannelServer } from '../channel/server.js'
-import { VmringError } from '../errors.js'
+import { addressInUse, VmringError } from '../errors.js'
 import { type AttachOptions, attach } from '../peer/attach.js'
 import type { Peer } from '../peer/peer.js'
 import type { ConnectOptions } from '../session/hub.js'
@@ -131,6 +131,7 @@ export class SharedPeer {
   /** As Peer.listen(); EADDRINUSE also when another process is known to listen there. */
   async listen(service: string): Promise<ChannelServer> {
     const peer = await this.get()
+    if (await peer.taken(service)) throw addressInUse(service, 'another process')
     return peer.listen(service)
   }
 
@@ -138,7 +139,10 @@ export class SharedPeer {
   taken(service: string): boolean {
     const peer = this.ready
     if (peer === null) return false
-    return peer.services.includes(service) || peer.peers().some(({ services }) => services.includes(service))
+    return (
+      peer.services.includes(service) ||
+      peer.peers().some(({ services, stalled }) => !stalled && services.includes(service))
+    )
   }
 }
 

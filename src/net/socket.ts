@@ -7,7 +7,15 @@ import net from 'node:net'
 import type { Channel } from '../channel/channel.js'
 import type { AttachOptions } from '../peer/attach.js'
 import type { Peer } from '../peer/peer.js'
-import { type NetAddress, type SocketName, socketName, type Target, targetOf } from './address.js'
+import {
+  addressText,
+  type NetAddress,
+  type SocketName,
+  socketName,
+  type Target,
+  targetOf,
+} from './address.js'
+import { debug } from './debug.js'
 import { brokenConnection, connectFailure } from './failure.js'
 import { type ConnectOptions, inner, normalize, PlainSocket } from './internals.js'
 import { Link, type LinkEvents } from './link.js'
@@ -338,6 +346,7 @@ function connected(state: State, channel: Channel): void {
 }
 
 function open(state: State, channel: Channel): void {
+  debug('%s: a channel of service %s, path %s', addressText(state.at), channel.service, channel.path)
   const link = new Link(channel, linkEvents(state))
   state.link = link
   state.onread?.start()

@@ -6,6 +6,7 @@ import { type ListenOptions, Server } from '../channel/server.js'
 import { VmringError } from '../errors.js'
 import type { PeerCounters } from '../native/types.js'
 import { rethrowLater } from '../ring/ends.js'
+import { introductions } from '../session/connect.js'
 import {
   type ConnectOptions,
   checkService,
@@ -131,6 +132,12 @@ export class Peer extends EventEmitter<PeerEvents> {
       throw new VmringError('ERR_VMRING_ARGUMENT', `wait ${options.wait} is no number of milliseconds`)
     }
     return new Channel(await this.#hub.connect(service, options), this.#host)
+  }
+
+  /** @internal Whether another process that is not silent listens under that name: asks those who have not told yet. */
+  async taken(service: string): Promise<boolean> {
+    await introductions(this.#hub)
+    return [...this.#hub.remotes.values()].some((remote) => !remote.stalled && remote.services.has(service))
   }
 
   /** Closes servers, resets channels that are still open, leaves the region. Close channels first to flush them. */

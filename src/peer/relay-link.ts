@@ -12,7 +12,7 @@ import {
   type SplicedFrame,
 } from '../path/relay-frames.js'
 
-const CONNECT_MS = 3000
+const CONNECT_MS = 10_000
 const CHUNK_BYTES = 8192
 
 export interface LinkHandlers {

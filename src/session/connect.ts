@@ -53,6 +53,16 @@ export async function connectService(
   throw connectionRefused(service, [...new Set(attempts)].slice(-ATTEMPTS_TOLD))
 }
 
+/** Resolves once everybody who is there has told what he listens under; at the latest after the time that HELLO may take. */
+export async function introductions(hub: SessionHub): Promise<void> {
+  const deadline = performance.now() + hub.timing.helloLimit
+  for (;;) {
+    const left = deadline - performance.now()
+    if (hub.closed || left <= 0 || ![...hub.remotes.values()].some((r) => !r.known && !r.stalled)) return
+    await hub.change(left)
+  }
+}
+
 function mayDial({ dialer }: SessionHub, { paths }: ConnectOptions): boolean {
   return dialer !== null && (paths === undefined || paths.some((name) => dialer.names.includes(name)))
 }

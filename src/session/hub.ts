@@ -179,17 +179,21 @@ export class SessionHub implements PathEvents {
 
   /** A process with no path left: has it ended, or can it be reached in another way? `left`: it went by itself, so it must be found at once. */
   #lookFor(remote: Remote, left: boolean): void {
-    if (remote.sessions.size === 0) {
-      remote.stop()
-      this.remotes.delete(remote.key)
-      return
-    }
+    if (this.#forget(remote)) return
     if (this.dialer === null) return // the channels wait for a path, for a while
     this.reach(remote).catch((error: { code?: string }) => {
       if (this.closed || remote.paths.length > 0 || this.remotes.get(remote.key) !== remote) return
       if (left || error.code === 'ERR_VMRING_UNKNOWN_PEER') this.peerGone(remote.ref)
       else setTimeout(() => this.#lookFor(remote, false), this.timing.retryMax).unref()
     })
+  }
+
+  /** A process that no path leads to and no session needs. */
+  #forget(remote: Remote): boolean {
+    if (remote.sessions.size > 0 || remote.paths.length > 0) return false
+    remote.stop()
+    if (this.remotes.get(remote.key) === remote) this.remotes.delete(remote.key)
+    return true
   }
 
   /** Has a new path made to that process; one attempt at a time. */
@@ -306,6 +310,7 @@ export class SessionHub implements PathEvents {
   sessionDone(session: Session): void {
     if (!this.#sessions.delete(session.key)) return
     session.remote.sessions.delete(session)
+    this.#forget(session.remote)
     this.onReport?.()
     this.#bury(session.key, session.orderly)
     this.notify()

@@ -303,9 +303,10 @@ export class Mover {
     if (this.#candidate !== null && frame.epoch === this.#candidate.epoch) {
       this.#abandon(error)
     } else if (!this.#session.initiator && frame.epoch === this.#session.epoch) {
-      const wish = this.#wishes.shift()
-      // Asked because the path is lost: goes on asking, at its own pace.
-      if (wish === undefined) return
+      const wish = this.#wishes[0]
+      // Late, of a wish that is over; or asked because the path is lost: goes on asking, at its own pace.
+      if (wish === undefined || wish.name !== frame.path) return
+      this.#wishes.shift()
       this.#asking.stop()
       wish.reject(
         new VmringError('ERR_VMRING_NO_PATH', `the other side cannot change path: ${frame.text}`, {
@@ -433,22 +434,23 @@ export class Mover {
     const path =
       frame.path === undefined ? session.remote.livePath(here) : session.remote.pathNamed(frame.path)
     const { hub, remote } = session
+    const refuse = (error: Error) =>
+      this.#refuse(arrival, frame.epoch, Reason.LIMIT, error.message, frame.path)
     if (path !== null) {
       if ((frame.flags & Flag.KEEP) !== 0) this.pinned = path.name
       const error = this.#propose(path)
-      if (error !== null) this.#refuse(arrival, frame.epoch, Reason.LIMIT, error.message)
+      if (error !== null) refuse(error)
     } else if (frame.path === undefined || hub.dialer?.names.includes(frame.path)) {
       // asked again once the path is there
-      hub
-        .reach(remote)
-        .catch((error: Error) => this.#refuse(arrival, frame.epoch, Reason.LIMIT, error.message))
+      hub.reach(remote).catch(refuse)
     } else {
-      this.#refuse(arrival, frame.epoch, Reason.LIMIT, `no path ${frame.path} leads there`)
+      refuse(new Error(`no path ${frame.path} leads there`))
     }
   }
 
-  #refuse(path: Path, epoch: number, reason: number, text: string): void {
-    path.send(encodeFrame({ type: FrameType.REFUSE, channel: this.#session.id, epoch, reason, text }))
+  #refuse(path: Path, epoch: number, reason: number, text: string, asked?: string): void {
+    const frame = { type: FrameType.REFUSE, channel: this.#session.id, epoch, reason, text }
+    path.send(encodeFrame(asked === undefined ? frame : { ...frame, path: asked }))
   }
 }
 

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { scratch, startCli, vmring } from '../support/processes.js'
 
-const commands = ['host', 'demo', 'cat', 'ls', 'revoke', 'format', 'bind', 'unbind', 'doctor']
+const commands = ['host', 'demo', 'cat', 'proxy', 'ls', 'revoke', 'format', 'bind', 'unbind', 'doctor']
 
 test('without arguments it prints help and says that this was no success', async () => {
   const { code, text, stderr } = await vmring([])

@@ -48,6 +48,8 @@ export interface StartOptions {
   /** how each of the three streams is connected; all pipes unless told */
   stdio?: SpawnOptions['stdio']
   execArgv?: string[]
+  /** what the program is told that its name is */
+  argv0?: string
 }
 
 export class Process {
@@ -60,6 +62,7 @@ export class Process {
     this.child = spawn(command, args, {
       env: environment(options.env),
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+      ...(options.argv0 === undefined ? {} : { argv0: options.argv0 }),
       stdio: options.stdio ?? 'pipe',
       serialization: 'advanced',
     })

@@ -45,6 +45,7 @@ test('the only path is lost for good: the range in doubt has a name', async () =
   cut()
   expect(await within(a.closed, 'the end')).toMatchObject({ code: 'ERR_VMRING_PATH_LOST', from: 1, to: 3 })
   expect(await within(b.closed, 'the end')).toMatchObject({ code: 'ERR_VMRING_PATH_LOST' })
+  await expect.poll(() => [rig.a.hub.remotes.size, rig.b.hub.remotes.size]).toEqual([0, 0])
 })
 
 test('a path that comes within the grace carries the channel on', async () => {

@@ -1,6 +1,7 @@
 /** Channels that move between shared memory and a wire: rings that the other side reads in place are let go in time. */
 import { expect, test } from 'vitest'
 import type { Channel } from '../../src/index.js'
+import { decodeFrame, encodeFrame, FrameType, Reason } from '../../src/path/frames.js'
 import { type Life, live } from '../support/lives.js'
 import { type Fault, FaultPlan, randomFaults } from '../support/memory-path.js'
 import { mixedRig } from '../support/rigs.js'
@@ -68,6 +69,40 @@ test('a ring that the other side still looks at stays until it says RETIRE', asy
     await pause(100)
     expect(free()).toBe(before)
     await Promise.all([a.close(), b.close()])
+  } finally {
+    await rig.close()
+  }
+})
+
+test('a refusal that comes once more, late, does not end the wish after it', async () => {
+  const rig = mixedRig(new FaultPlan(), ['mem1', 'mem2'])
+  try {
+    const server = await rig.b.peer.listen('orders')
+    const accepted: Channel[] = []
+    server.on('channel', (channel) => accepted.push(channel))
+    await rig.a.peer.connect('orders', { wait: 2000, paths: ['shm'] })
+    const b = accepted.at(-1)!
+    const [remoteOfB] = rig.a.hub.remotes.values()
+    const broken = remoteOfB!.pathNamed('mem1')!
+    broken.createEnd = () => {
+      throw new Error('no room')
+    }
+    const refused = /the other side cannot change path: no room/
+    await expect(b.usePath('mem1')).rejects.toThrow(refused)
+    const [session] = [...rig.b.hub.remotes.values()][0]!.sessions
+    const move = b.usePath('mem2')
+    const { id: channel, epoch, path } = session!
+    const late = {
+      type: FrameType.REFUSE,
+      channel,
+      epoch,
+      reason: Reason.LIMIT,
+      text: 'no room',
+      path: 'mem1',
+    }
+    session!.onFrame(path, decodeFrame(encodeFrame(late))!)
+    await move
+    expect(b.path).toBe('mem2')
   } finally {
     await rig.close()
   }

@@ -164,8 +164,8 @@ describe('a receiver that sleeps', () => {
       }
       console.log('a sleeping receiver, in 10 s:', used)
       expect(least()).toBeLessThanOrEqual(2)
-      // two heartbeats a second, and nothing else: whoever polls is on the processor far more often
-      expect(Math.min(...used.map(({ runs }) => runs))).toBeLessThan(50)
+      // In each look, whatever else runs: two heartbeats a second, and nothing else. Whoever polls is on the processor far more often
+      expect(Math.max(...used.map(({ runs }) => runs))).toBeLessThan(50)
       channel.trySend(new Uint8Array(8))
       const woken = JSON.parse((await job.until(/({"said":"woken".*})/))[1]!)
       expect(woken.wakeups).toBeGreaterThan(heard.wakeups)
