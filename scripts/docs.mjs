@@ -1,9 +1,10 @@
 // Writes what the docs say from what the code and the recorded runs say: docs/errors.md from the error table, the README's
-// numbers from bench/results/demo.json. With --check nothing is written, and a difference is an error.
+// numbers from bench/results/ (demo.json, and what `npm run bench` leaves there). With --check nothing is written, and a difference is an error.
 //
 //   node dist/cli/main.js demo --json > bench/results/demo.json && node scripts/docs.mjs
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { benchText } from '../bench/readme.mjs'
 import { errorTable } from '../dist/errors.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -53,10 +54,15 @@ const table = [
   line('64 bytes and back, `adaptive` (default)', micro, shm.adaptive, net.echo, median),
   ...(shm.busy ? [line('64 bytes and back, `busy`', micro, shm.busy, net.echo, median)] : []),
 ].join('\n')
-const readme = readFileSync(`${root}README.md`, 'utf8')
-const block = /(<!-- numbers:[^\n]*-->\n)[\s\S]*?(<!-- \/numbers -->)/
-if (!block.test(readme)) throw new Error('README.md has lost the markers of its numbers')
-write('README.md', readme.replace(block, `$1${table}\n$2`))
+let readme = readFileSync(`${root}README.md`, 'utf8')
+function fill(name, text) {
+  const block = new RegExp(`(<!-- ${name}:[^\\n]*-->\\n)[\\s\\S]*?(<!-- /${name} -->)`)
+  if (!block.test(readme)) throw new Error(`README.md has lost the markers of its ${name}`)
+  readme = readme.replace(block, (_all, begin, end) => `${begin}${text}${end}`)
+}
+fill('numbers', `${table}\n`)
+fill('bench', benchText(`${root}bench/results`))
+write('README.md', readme)
 
 if (stale.length !== 0) {
   console.error(`not what the sources say: ${stale.join(', ')}; run node scripts/docs.mjs`)

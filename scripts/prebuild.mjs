@@ -166,10 +166,13 @@ async function pack() {
     ...['package.json', 'README.md', 'LICENSE', ...filesUnder('dist'), ...filesUnder('docs')],
     ...Object.keys(targets).map((arch) => `prebuilds/linux-${arch}-glibc/vmring.node`),
   ])
-  const isCommander = (path) => path.startsWith('node_modules/commander/')
-  const extra = inside.filter((path) => !meant.has(path) && !isCommander(path))
+  // the bundled ones, and what they need themselves
+  const isBundled = (path) => path.startsWith('node_modules/')
+  const extra = inside.filter((path) => !meant.has(path) && !isBundled(path))
   const absent = [...meant].filter((path) => !inside.includes(path))
-  if (!inside.includes('node_modules/commander/package.json')) absent.push('node_modules/commander (bundled)')
+  for (const bundled of json(join(root, 'package.json')).bundleDependencies)
+    if (!inside.includes(`node_modules/${bundled}/package.json`))
+      absent.push(`node_modules/${bundled} (bundled)`)
   const faults = [...extra.map((path) => `not meant: ${path}`), ...absent.map((path) => `missing: ${path}`)]
   const packed = JSON.parse(
     (await must('tar', ['-xzOf', tarball, 'package/package.json'], { log: () => {} })).output,

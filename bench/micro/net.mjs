@@ -30,7 +30,10 @@ const { values } = parseArgs({
 const ms = Number(values.seconds) * 1000
 
 async function module() {
-  return values.transport === 'vmring' ? ours() : plain
+  if (values.transport !== 'vmring') return plain
+  const net = await ours()
+  if (process.env.MODE) net.usePeer({ mode: process.env.MODE })
+  return net
 }
 
 const servers = {
@@ -123,7 +126,10 @@ const clients = {
 async function serve() {
   const server = await servers[values.what]()
   server.listen(values.address, () => process.stdout.write('ready\n'))
-  process.on('SIGTERM', () => process.exit(0))
+  process.on('SIGTERM', () => {
+    if (process.env.PROFILE) console.error(values.what, values.transport, process.resourceUsage())
+    process.exit(0)
+  })
 }
 
 async function drive() {

@@ -1,4 +1,5 @@
 // Entry point: one Module per environment, and what it exports (src/native/types.ts is the contract).
+#include "addon/bench.hpp"
 #include "addon/device.hpp"
 #include "addon/ends.hpp"
 #include "addon/module.hpp"
@@ -25,6 +26,7 @@ napi_value init(napi_env env, napi_value exports) {
     Pairs::init(env, exports);
     init_ends(env, exports);
     init_os(env, exports);
+    init_bench(env, exports);
     return exports;
   });
 }

@@ -5,6 +5,6 @@ import * as ours from '../../dist/net/index.js'
 
 ours.routeEverything()
 ours.install()
-for (const name of ['Socket', 'Stream', 'Server', 'createServer', 'connect', 'createConnection'])
-  net[name] = ours[name]
+const { Socket, Stream, Server, createServer, connect, createConnection } = ours
+Object.assign(net, { Socket, Stream, Server, createServer, connect, createConnection })
 syncBuiltinESMExports()

@@ -88,6 +88,9 @@ export class Receiver {
 
   /** As next(), waiting on this thread up to `timeout` ms. */
   nextWait(timeout: number): Message | null {
+    // Under load the next message is there already: a look costs less than reading the clock.
+    const ready = this.next()
+    if (ready !== null) return ready
     const deadline = performance.now() + timeout
     let left = timeout
     for (;;) {

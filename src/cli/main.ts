@@ -2,6 +2,7 @@
 /** The `vmring` command. Commands load what they need when they run, so that help and `doctor` work without the addon. */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
+import { benchCommand } from './bench.js'
 import { bindCommand, unbindCommand } from './bind.js'
 import { catCommand } from './cat.js'
 import { demoCommand } from './demo.js'
@@ -64,9 +65,17 @@ program.configureOutput({
   outputError: (text, write) => write(text.replace(/^error: /, 'vmring: ')),
 })
 
+/** What addCommand() does not hand down: errors come back here, so that there is one place that chooses the exit code. */
+function settle(command: Command, parent: Command, name: string): void {
+  command.copyInheritedSettings(parent).exitOverride()
+  command.showHelpAfterError(`Try \`${name} --help\`.`)
+  for (const child of command.commands) settle(child, command, `${name} ${child.name()}`)
+}
+
 for (const command of [
   await hostCommand(),
   demoCommand(),
+  benchCommand(),
   catCommand(),
   proxyCommand(),
   lsCommand(),
@@ -76,9 +85,7 @@ for (const command of [
   unbindCommand(),
   doctorCommand(),
 ]) {
-  // what addCommand() does not hand down: errors come back here, so that there is one place that chooses the exit code
-  command.copyInheritedSettings(program).exitOverride()
-  command.showHelpAfterError(`Try \`vmring ${command.name()} --help\`.`)
+  settle(command, program, `vmring ${command.name()}`)
   program.addCommand(command)
 }
 

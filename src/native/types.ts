@@ -7,6 +7,7 @@
  *
  * Offsets and lengths are bytes and fit a double exactly; sequence numbers are unsigned 32-bit and wrap.
  */
+import type { BenchFunctions } from './bench-types.js'
 
 /** What lies in a record (the type field of its header word). `PAD` never leaves the core. */
 export const Kind = { DATA: 1, PAD: 2, LARGE: 3, FRAG: 4, FRAG_LAST: 5, FIN: 6 } as const
@@ -494,7 +495,7 @@ export interface OsFunctions {
   readonly buildInfo: { version: string; sanitizer: string; arch: string }
 }
 
-export interface NativeBinding extends EndFunctions, OsFunctions, StreamFunctions {
+export interface NativeBinding extends EndFunctions, OsFunctions, StreamFunctions, BenchFunctions {
   Region: RegionConstructor
   Peer: PeerConstructor
   Device: DeviceConstructor

@@ -11,6 +11,8 @@ import type { ConnectOptions } from '../session/hub.js'
 
 /** ms that an unused peer stays: programs that open one connection after the other should not attach for each */
 const LINGER_MS = 1000
+/** ms that the word of a new service may be behind the word of somebody who knows it already */
+const ANNOUNCED_MS = 25
 /** ms that it may take the second seat to hear of the first */
 const MIRROR_WAIT_MS = 1000
 
@@ -91,7 +93,7 @@ export class SharedPeer {
     const options: ConnectOptions = {
       signal,
       many: true,
-      ...(wait !== undefined && { wait }),
+      wait: wait ?? ANNOUNCED_MS,
       ...(ringSize !== undefined && { ringSize }),
     }
     const peer = await this.get()
@@ -103,7 +105,10 @@ export class SharedPeer {
     const mirror = this.#mirror
     mirror.take()
     try {
-      const channel = await mirror.#connect(await mirror.get(), service, { wait: MIRROR_WAIT_MS, ...options })
+      const channel = await mirror.#connect(await mirror.get(), service, {
+        ...options,
+        wait: wait ?? MIRROR_WAIT_MS,
+      })
       mirror.take()
       channel.once('close', () => mirror.drop())
       return channel

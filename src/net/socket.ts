@@ -44,7 +44,7 @@ interface State {
 export interface VmringConnectOptions {
   /** the peer to use instead of the one of the process, or how to attach */
   peer?: Peer | AttachOptions
-  /** ms to wait until somebody listens; default 0 */
+  /** ms to wait until somebody listens; default 25 */
   wait?: number
   /** bytes of the ring in each direction, a power of two from 4 KiB; by default less the more sockets there are */
   ringSize?: number
