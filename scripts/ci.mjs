@@ -32,7 +32,6 @@ const together = [
   ['vitest, ASan and UBSan', npm('test:asan'), byLastLine, 20],
   ['C++ tests, TSan', node('scripts/native.mjs', 'test', 'thread'), byLastLine, 20],
   ['Node 22, 24, 26', node('scripts/nodes.mjs', '22', '24', '26'), byLastLine, 25],
-  ['libraries over vmring', npm('test:adapters', '--', ...json), byReport, 10],
   ['libraries over vmring', ['npm', 'run', 'test:adapters', '--', ...json], byReport, 15],
   ['Spin models', ['bash', 'native/test/spin/run.sh'], byLastLine, 10],
   ['vitest, addon by cmake-js', node('scripts/vitest-cmake.mjs'), byLastLine, 10],
