@@ -1,6 +1,6 @@
 // vmring/net against node:net on a Unix socket, between two processes, in turns: a one-way stream of 64 KiB writes, a 64-byte echo,
 // and http with keep-alive over 64 connections (with autocannon if it can be found, else not at all).
-//   npm run bench:net -- [--rounds N] [--seconds S] [--only stream,echo,http] [--json]
+//   npm run bench:net -- [--rounds N] [--seconds S] [--only stream,echo,http] [--mode event|adaptive|busy] [--json]
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import http from 'node:http'
@@ -21,6 +21,7 @@ const { values } = parseArgs({
     seconds: { type: 'string', default: '1' },
     only: { type: 'string', default: 'stream,echo,http' },
     json: { type: 'boolean', default: false },
+    mode: { type: 'string' },
     role: { type: 'string' },
     transport: { type: 'string' },
     address: { type: 'string' },
@@ -32,7 +33,7 @@ const ms = Number(values.seconds) * 1000
 async function module() {
   if (values.transport !== 'vmring') return plain
   const net = await ours()
-  if (process.env.MODE) net.usePeer({ mode: process.env.MODE })
+  if (values.mode !== undefined) net.usePeer({ mode: values.mode })
   return net
 }
 
@@ -64,7 +65,6 @@ const clients = {
     const socket = net.connect({
       path: address,
       allowHalfOpen: true,
-      ringSize: Number(process.env.RING) || undefined,
     })
     const block = Buffer.alloc(BLOCK, 1)
     let started = 0
@@ -126,10 +126,7 @@ const clients = {
 async function serve() {
   const server = await servers[values.what]()
   server.listen(values.address, () => process.stdout.write('ready\n'))
-  process.on('SIGTERM', () => {
-    if (process.env.PROFILE) console.error(values.what, values.transport, process.resourceUsage())
-    process.exit(0)
-  })
+  process.on('SIGTERM', () => process.exit(0))
 }
 
 async function drive() {
@@ -138,12 +135,16 @@ async function drive() {
   process.exit(0)
 }
 
-function child(role, what, transport, address, env, execArgv = []) {
+function child(role, what, transport, address, env) {
   const args = ['--role', role, '--what', what, '--transport', transport, '--address', address]
-  return spawn(process.execPath, [...execArgv, file, ...args, '--seconds', values.seconds], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-    env: { ...process.env, ...env },
-  })
+  return spawn(
+    process.execPath,
+    [file, ...args, ...(values.mode ? ['--mode', values.mode] : []), '--seconds', values.seconds],
+    {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, ...env },
+    },
+  )
 }
 
 const firstLine = (from) =>
@@ -160,11 +161,9 @@ const gone = (process_) => new Promise((resolve) => process_.once('exit', resolv
 
 async function measure(what, transport, directory, env, round) {
   const address = transport === 'vmring' ? `vmring:bench-${what}` : join(directory, `${what}-${round}.sock`)
-  const profile = (role) =>
-    process.env.PROFILE === `${what}-${transport}-${role}` ? ['--cpu-prof', '--cpu-prof-dir=/tmp/prof'] : []
-  const server = child('server', what, transport, address, env, profile('server'))
+  const server = child('server', what, transport, address, env)
   await firstLine(server)
-  const client = child('client', what, transport, address, env, profile('client'))
+  const client = child('client', what, transport, address, env)
   const result = JSON.parse(await firstLine(client))
   server.kill('SIGTERM')
   await gone(server)
