@@ -55,7 +55,9 @@ it(
     expect(throughput.results).toMatchObject([{ transport: 'shm', touch: 'all', ...sound }])
     for (const { samples } of [...latency.results, ...throughput.results]) expect(samples).toBeGreaterThan(0)
     const { emulated, other } = latency.environment as unknown as Record<string, Record<string, unknown>>
-    expect([emulated, other?.emulated]).toEqual([a, b].map(({ accelerator }) => accelerator.startsWith('tcg')))
+    expect([emulated, other?.emulated]).toEqual(
+      [a, b].map(({ accelerator }) => accelerator.startsWith('tcg')),
+    )
     console.log(latency.results.map(({ transport, roundTrip }) => [transport, roundTrip?.p50]))
     console.log(throughput.results.map(({ messagesPerSecond, doorbells }) => [messagesPerSecond, doorbells]))
   },
