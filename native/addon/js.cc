@@ -63,7 +63,11 @@ int64_t to_integer(napi_env env, napi_value value, const char* name, int64_t lea
 }
 
 uint32_t to_u32(napi_env env, napi_value value, const char* name) {
-  return static_cast<uint32_t>(to_integer(env, value, name, 0, 0xffffffff));
+  const double number = to_double(env, value, name);
+  // Numbers of every message come through here: no call of floor().
+  const auto whole = number >= 0 && number <= 4294967295.0 ? static_cast<uint32_t>(number) : 0;
+  if (static_cast<double>(whole) != number) return static_cast<uint32_t>(to_integer(env, value, name, 0, 0xffffffff));
+  return whole;
 }
 
 bool to_bool(napi_env env, napi_value value, const char* name) {

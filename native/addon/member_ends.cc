@@ -11,7 +11,6 @@
 namespace vmring::addon {
 namespace {
 
-constexpr uint32_t kEagerTurns = 1024;           // of a synchronous receive
 constexpr uint64_t kYieldAfter = 4'000;          // of spinning: perhaps whoever should answer waits for this processor
 constexpr uint64_t kShortSpin = 50'000;          // before a synchronous receive goes to sleep
 constexpr uint64_t kLongestNap = 1'000'000;      // of a synchronous receive without interrupts
@@ -138,10 +137,6 @@ bool Member::departed(const EndEntry& end) const {
 
 void Member::wait(EndEntry& end, uint64_t deadline) {
   Consumer<A>& inbox = end.core.rx();
-  // An answer that is on its way comes within this: no clock is read and no pause made, each would be felt in it.
-  for (uint32_t turn = 0; turn < kEagerTurns; ++turn) {
-    if (inbox.readable()) return;
-  }
   const auto over = [&] { return closed_ || end.lost() || end.fault() != nullptr || departed(end); };
   uint64_t now = steady_nanoseconds();
   uint64_t until = options_.mode == Mode::event && has_doorbell() ? now : now + kShortSpin;
