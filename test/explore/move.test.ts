@@ -90,7 +90,7 @@ const table: [string, Scenario, number, number, number][] = [
       deviations: ['drop', 'timer', 'use', 'lose'],
     },
     2,
-    8,
+    16,
     500,
   ],
 ]
