@@ -1,7 +1,6 @@
 // What `vmring bench` needs of the machine: its floors, and one checksum for all transports.
 #include "addon/bench.hpp"
 
-#include "addon/ends.hpp"
 #include "addon/js.hpp"
 #include "core/record.hpp"
 #include "linux/floor.hpp"
@@ -60,17 +59,13 @@ napi_value bench_hypervisor(napi_env env, napi_callback_info) {
 } // namespace
 
 void init_bench(napi_env env, napi_value exports) {
-  const EndFunction functions[] = {
+  const Function functions[] = {
       {"benchChecksum", bench_checksum},
       {"benchPin", bench_pin},
       {"benchFloor", bench_floor},
       {"benchHypervisor", bench_hypervisor},
   };
-  for (const EndFunction& each : functions) {
-    napi_value function = nullptr;
-    check(napi_create_function(env, each.name, NAPI_AUTO_LENGTH, each.callback, nullptr, &function));
-    check(napi_set_named_property(env, exports, each.name, function));
-  }
+  export_functions(env, exports, functions);
 }
 
 } // namespace vmring::addon

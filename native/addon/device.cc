@@ -102,13 +102,8 @@ void Device::init(napi_env env, napi_value exports) {
                                                InstanceMethod<&Device::method<&Device::detach>>("detach"),
                                                InstanceMethod<&Device::method<&Device::close>>("close"),
                                            });
-  const std::pair<const char*, napi_callback> functions[] = {
-      {"list", list}, {"openVfio", open<true>}, {"openSysfs", open<false>}};
-  for (const auto& [name, callback] : functions) {
-    napi_value function = nullptr;
-    check(napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function));
-    check(napi_set_named_property(env, constructor, name, function));
-  }
+  const Function functions[] = {{"list", list}, {"openVfio", open<true>}, {"openSysfs", open<false>}};
+  export_functions(env, constructor, functions);
   check(napi_create_reference(env, constructor, 1, &module_of(env).device_class));
   check(napi_set_named_property(env, exports, "Device", constructor));
 }

@@ -275,7 +275,7 @@ EndEntry& need_end(Module& module, napi_env env, napi_value id) {
 
 void init_ends(napi_env env, napi_value exports) {
   Module& module = module_of(env);
-  const EndFunction functions[] = {
+  const Function functions[] = {
       {"endSend", end_send},
       {"endReserve", end_reserve},
       {"endCommit", end_commit},
@@ -293,11 +293,7 @@ void init_ends(napi_env env, napi_value exports) {
       {"endIdle", end_idle},
       {"endDestroy", end_destroy},
   };
-  for (const EndFunction& each : functions) {
-    napi_value function = nullptr;
-    check(napi_create_function(env, each.name, NAPI_AUTO_LENGTH, each.callback, &module, &function));
-    check(napi_set_named_property(env, exports, each.name, function));
-  }
+  export_functions(env, exports, functions, &module);
   check(napi_set_named_property(env, exports, "scratch", module.scratch.array(env, napi_float64_array)));
 }
 

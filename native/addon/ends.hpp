@@ -11,10 +11,6 @@ struct EndEntry;
 void init_ends(napi_env env, napi_value exports);
 
 // ends_admin.cc
-struct EndFunction {
-  const char* name;
-  napi_callback callback;
-};
 napi_value end_pending(napi_env env, napi_callback_info info);
 napi_value end_rewind(napi_env env, napi_callback_info info);
 napi_value end_counters(napi_env env, napi_callback_info info);

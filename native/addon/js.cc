@@ -42,6 +42,14 @@ void raise(napi_env env, const SystemError& error) noexcept {
   }
 }
 
+void export_functions(napi_env env, napi_value object, std::span<const Function> functions, void* data) {
+  for (const Function& each : functions) {
+    napi_value function = nullptr;
+    check(napi_create_function(env, each.name, NAPI_AUTO_LENGTH, each.callback, data, &function));
+    check(napi_set_named_property(env, object, each.name, function));
+  }
+}
+
 napi_valuetype type_of(napi_env env, napi_value value) {
   napi_valuetype type = napi_undefined;
   check(napi_typeof(env, value, &type));

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -71,6 +72,13 @@ struct Arguments {
   }
   napi_value operator[](size_t i) const { return at[i]; }
 };
+
+struct Function {
+  const char* name;
+  napi_callback callback;
+};
+// Makes them properties of `object`; `data` is what each is called with.
+void export_functions(napi_env env, napi_value object, std::span<const Function> functions, void* data = nullptr);
 
 napi_valuetype type_of(napi_env env, napi_value value);
 double to_double(napi_env env, napi_value value, const char* name);

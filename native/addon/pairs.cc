@@ -48,11 +48,8 @@ Pairs::Pairs(Module& module) : EndOwner(module.ends), module_(module) {}
 
 void Pairs::init(napi_env env, napi_value exports) {
   Module& module = module_of(env);
-  napi_value function = nullptr;
-  check(napi_create_function(env, "createPair", NAPI_AUTO_LENGTH, create_pair, &module, &function));
-  check(napi_set_named_property(env, exports, "createPair", function));
-  check(napi_create_function(env, "onPairReady", NAPI_AUTO_LENGTH, on_pair_ready, &module, &function));
-  check(napi_set_named_property(env, exports, "onPairReady", function));
+  const Function functions[] = {{"createPair", create_pair}, {"onPairReady", on_pair_ready}};
+  export_functions(env, exports, functions, &module);
   check(napi_set_named_property(env, exports, "pairReady", module.pair_ready.array(env, napi_uint32_array)));
 }
 

@@ -126,12 +126,8 @@ void Region::init(napi_env env, napi_value exports) {
           InstanceMethod<&Region::method<&Region::read_identity>>("readIdentity"),
           InstanceMethod<&Region::method<&Region::close>>("close"),
       });
-  const std::pair<const char*, napi_callback> factories[] = {{"create", create}, {"fromFd", from_fd}, {"open", open}};
-  for (const auto& [name, callback] : factories) {
-    napi_value function = nullptr;
-    check(napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function));
-    check(napi_set_named_property(env, constructor, name, function));
-  }
+  const Function factories[] = {{"create", create}, {"fromFd", from_fd}, {"open", open}};
+  export_functions(env, constructor, factories);
   check(napi_create_reference(env, constructor, 1, &module_of(env).region_class));
   check(napi_set_named_property(env, exports, "Region", constructor));
 }

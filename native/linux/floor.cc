@@ -22,6 +22,7 @@
 #include "core/consumer.hpp"
 #include "core/producer.hpp"
 #include "linux/mapping.hpp"
+#include "linux/watchdog.hpp"
 
 namespace vmring::floor {
 namespace {
@@ -32,12 +33,6 @@ constexpr uint32_t kTag = 7;
 constexpr uint32_t kTripsPerSample = 64;        // so that reading the clock does not count
 constexpr uint32_t kSpinsPerYield = 4096;       // whoever should answer may wait for this processor
 constexpr uint64_t kBytesPerSample = 4u << 20;
-
-uint64_t now() {
-  timespec time{};
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
-}
 
 double median(std::vector<double>& values) {
   if (values.empty()) return 0;
@@ -114,10 +109,10 @@ struct Side {
 template <class Trip>
 double spin_trips(const Setup& setup, Trip trip) {
   std::vector<double> samples;
-  const uint64_t end = now() + setup.nanoseconds;
-  for (uint64_t begin = now(), over = 0; begin < end; begin = over) {
+  const uint64_t end = steady_nanoseconds() + setup.nanoseconds;
+  for (uint64_t begin = steady_nanoseconds(), over = 0; begin < end; begin = over) {
     for (uint32_t i = 0; i < kTripsPerSample; ++i) trip();
-    over = now();
+    over = steady_nanoseconds();
     samples.push_back(static_cast<double>(over - begin) / kTripsPerSample);
   }
   samples.erase(samples.begin(), samples.begin() + static_cast<ptrdiff_t>(samples.size() / 10)); // the other side started
@@ -245,13 +240,13 @@ double event(const Setup& setup) {
   });
   const timespec gap = {static_cast<time_t>(setup.gap / 1'000'000'000), static_cast<long>(setup.gap % 1'000'000'000)};
   std::vector<double> samples;
-  const uint64_t end = now() + setup.nanoseconds;
+  const uint64_t end = steady_nanoseconds() + setup.nanoseconds;
   for (uint64_t over = 0; over < end || samples.size() < 3;) {
     if (setup.gap != 0) nanosleep(&gap, nullptr);
-    const uint64_t begin = now();
+    const uint64_t begin = steady_nanoseconds();
     there.ring();
     ours.wait();
-    over = now();
+    over = steady_nanoseconds();
     samples.push_back(static_cast<double>(over - begin));
   }
   return median(samples);
@@ -264,15 +259,15 @@ double bytes_per_second(const Setup& setup, Put put) {
   const uint32_t size = std::min(setup.size, setup.footprint);
   std::vector<double> samples;
   uint32_t at = 0;
-  const uint64_t end = now() + setup.nanoseconds;
-  for (uint64_t begin = now(), over = 0; begin < end; begin = over) {
+  const uint64_t end = steady_nanoseconds() + setup.nanoseconds;
+  for (uint64_t begin = steady_nanoseconds(), over = 0; begin < end; begin = over) {
     uint64_t written = 0;
     for (; written < kBytesPerSample; written += size) {
       put(memory.data() + at, size);
       asm volatile("" : : "r"(memory.data()) : "memory");
       at = at + 2 * size > setup.footprint ? 0 : at + size;
     }
-    over = now();
+    over = steady_nanoseconds();
     samples.push_back(static_cast<double>(written) * 1e9 / static_cast<double>(over - begin));
   }
   return median(samples);
