@@ -3,16 +3,9 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
-import { hostStatus } from '../host/admin-client.js'
+import { answering, daemonArguments, endProcess } from './child-process.js'
 import type { Note } from './demo-child.js'
 
-const MAIN = fileURLToPath(new URL('./main.js', import.meta.url))
-/** a daemon whose demo has died ends as well */
-const LEASH = `data:text/javascript,${encodeURIComponent(
-  "process.once('disconnect', () => process.kill(process.pid, 'SIGTERM')); process.channel?.unref()",
-)}`
 const START_MS = 15_000
 const GRACE_MS = 1500
 const MAX_STDERR = 16 * 1024
@@ -64,8 +57,8 @@ export class Stage {
   /** Starts the daemon and waits for its answer; the socket. */
   async daemon(...args: string[]): Promise<string> {
     const socket = join(this.directory, 'demo.sock')
-    this.start('daemon', ['--import', LEASH, MAIN, 'host', '--socket', socket, ...args])
-    await answering(socket)
+    this.start('daemon', daemonArguments(socket, ...args))
+    await answering(socket, START_MS)
     return socket
   }
 
@@ -117,27 +110,6 @@ export class Stage {
   }
 }
 
-async function end(child: Child): Promise<void> {
-  const { process: process_ } = child
-  if (process_.exitCode === null && process_.signalCode === null && process_.pid !== undefined) {
-    process_.kill('SIGTERM')
-    const patience = setTimeout(() => process_.kill('SIGKILL'), GRACE_MS)
-    await child.ended
-    clearTimeout(patience)
-  }
-  if (process_.connected) process_.disconnect()
-}
-
-/** Resolves when the daemon answers. */
-async function answering(socket: string): Promise<void> {
-  const giveUp = Date.now() + START_MS
-  for (;;) {
-    try {
-      await hostStatus(socket)
-      return
-    } catch (error) {
-      if (Date.now() > giveUp) throw error
-      await sleep(20)
-    }
-  }
+function end({ process, ended }: Child): Promise<void> {
+  return endProcess(process, ended, GRACE_MS)
 }

@@ -3,19 +3,13 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { VmringError } from '../../errors.js'
-import { hostStatus } from '../../host/admin-client.js'
+import { answering, daemonArguments, endProcess } from '../child-process.js'
 import type { Note } from './job.js'
 import type { Said, Start } from './worker.js'
 
-const MAIN = fileURLToPath(new URL('../main.js', import.meta.url))
 const WORKER = fileURLToPath(new URL('./worker.js', import.meta.url))
-/** a daemon whose bench has died ends as well */
-const LEASH = `data:text/javascript,${encodeURIComponent(
-  "process.once('disconnect', () => process.kill(process.pid, 'SIGTERM')); process.channel?.unref()",
-)}`
 const START_MS = 30_000
 const GRACE_MS = 2000
 const MAX_STDERR = 16 * 1024
@@ -101,15 +95,8 @@ export class Child {
     }
   }
 
-  async end(): Promise<void> {
-    const { process: child } = this
-    if (child.exitCode === null && child.signalCode === null && child.pid !== undefined) {
-      child.kill('SIGTERM')
-      const patience = setTimeout(() => child.kill('SIGKILL'), GRACE_MS)
-      await this.ended
-      clearTimeout(patience)
-    }
-    if (child.connected) child.disconnect()
+  end(): Promise<void> {
+    return endProcess(this.process, this.ended, GRACE_MS)
   }
 }
 
@@ -127,21 +114,13 @@ export class Crew {
   /** The daemon of the bench alone; the address of its region. */
   async daemon(size: number, sections: number): Promise<string> {
     const socket = join(this.directory, 'host.sock')
-    const options = ['--socket', socket, '--size', String(size), '--sections', String(sections)]
-    this.#daemon = this.#add('the daemon', ['--import', LEASH, MAIN, 'host', ...options])
-    const giveUp = Date.now() + START_MS
-    const failed = this.#daemon.hear('ended', START_MS)
+    const options = ['--size', String(size), '--sections', String(sections)]
+    const daemon = this.#add('the daemon', daemonArguments(socket, ...options))
+    this.#daemon = daemon
+    const failed = daemon.hear('ended', START_MS)
     failed.catch(() => {})
-    for (;;) {
-      try {
-        await hostStatus(socket)
-        return `unix:${socket}`
-      } catch (error) {
-        if (Date.now() > giveUp) throw error
-        if (this.#daemon.process.exitCode !== null) await failed
-        await sleep(20)
-      }
-    }
+    await answering(socket, START_MS, () => daemon.process.exitCode !== null && failed)
+    return `unix:${socket}`
   }
 
   start(name: string, start: Start): Child {
