@@ -4,6 +4,7 @@
  * Failures of the operating system, and the two that programs already handle for sockets (`ECONNREFUSED`, `EADDRINUSE`),
  * keep libuv's shape: `code`, `errno`, `syscall`, `address`.
  */
+import { getSystemErrorMap } from 'node:util'
 
 export interface ErrorEntry {
   /** what raises it */
@@ -352,6 +353,13 @@ export interface RecordCounts {
   released: number
 }
 
+const errnos = new Map([...getSystemErrorMap()].map(([errno, [name]]) => [name, errno]))
+
+/** libuv's number of a failure of the system by its name ('ENOENT' → -2), or undefined. */
+export function errnoOf(code: string): number | undefined {
+  return errnos.get(code)
+}
+
 export function asError(value: unknown): Error {
   return value instanceof Error ? value : new Error(String(value))
 }
@@ -361,7 +369,7 @@ export function connectionRefused(service: string, attempts: string[] = []): Vmr
   return new VmringError(
     'ECONNREFUSED',
     `connect ECONNREFUSED ${service}: nobody listens under this name${met}; start the listener or wait longer`,
-    { errno: -111, syscall: 'connect', address: service, attempts },
+    { errno: errnoOf('ECONNREFUSED')!, syscall: 'connect', address: service, attempts },
   )
 }
 
@@ -370,7 +378,7 @@ export function addressInUse(service: string, who = 'this peer'): VmringError {
     'EADDRINUSE',
     `listen EADDRINUSE ${service}: ${who} already listens under this name`,
     {
-      errno: -98,
+      errno: errnoOf('EADDRINUSE')!,
       syscall: 'listen',
       address: service,
     },

@@ -1,9 +1,6 @@
 /** Errors as users of node:net know them (libuv's shape: code, errno, syscall, address, port), with the vmring error as `cause`. */
-import { getSystemErrorMap } from 'node:util'
-import { asError } from '../errors.js'
+import { asError, errnoOf } from '../errors.js'
 import { addressText, type NetAddress } from './address.js'
-
-const numbers = new Map([...getSystemErrorMap()].map(([errno, [name]]) => [name, errno]))
 
 /** `code` is one of libuv's: 'ECONNREFUSED', … */
 export function systemError(
@@ -15,7 +12,7 @@ export function systemError(
   const where = at === null ? '' : ` ${addressText(at)}`
   const error = new Error(`${syscall} ${code}${where}`, cause === undefined ? undefined : { cause })
   return Object.assign(error, {
-    errno: numbers.get(code),
+    errno: errnoOf(code),
     code,
     syscall,
     ...(at?.path !== undefined && { address: at.path }),
@@ -43,7 +40,7 @@ export function connectFailure(cause: unknown, at: NetAddress): Error {
   const code = codeOf(cause)
   const refused = at.path !== undefined && !at.path.startsWith('vmring:') ? 'ENOENT' : 'ECONNREFUSED'
   if (code === 'ECONNREFUSED') return systemError(refused, 'connect', at, cause)
-  return systemError(SETUP[code] ?? (numbers.has(code) ? code : refused), 'connect', at, cause)
+  return systemError(SETUP[code] ?? (errnoOf(code) !== undefined ? code : refused), 'connect', at, cause)
 }
 
 /** What listen() met. */

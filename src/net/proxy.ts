@@ -2,7 +2,7 @@
 import { EventEmitter, setMaxListeners } from 'node:events'
 import { createConnection, createServer, type Server, type Socket } from 'node:net'
 import type { Channel } from '../channel/channel.js'
-import { asError, VmringError } from '../errors.js'
+import { asError, errnoOf, VmringError } from '../errors.js'
 import type { Peer } from '../peer/peer.js'
 import { type Endpoint, endpointOptions, endpointText } from './endpoint.js'
 import { join, reset } from './join.js'
@@ -196,6 +196,6 @@ function tooLate(target: Endpoint, timeout: number): VmringError {
   return new VmringError(
     'ETIMEDOUT',
     `connect ETIMEDOUT ${endpointText(target)}: no answer within ${timeout / 1000} s`,
-    { errno: -110, syscall: 'connect', address: endpointText(target) },
+    { errno: errnoOf('ETIMEDOUT')!, syscall: 'connect', address: endpointText(target) },
   )
 }

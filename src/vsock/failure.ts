@@ -1,5 +1,4 @@
-import { getSystemErrorMap } from 'node:util'
-import { asError, errorTable, VmringError } from '../errors.js'
+import { asError, errnoOf, errorTable, VmringError } from '../errors.js'
 import {
   type Address,
   addressText,
@@ -22,7 +21,7 @@ export function failure(
 ): VmringError {
   const place = at === null ? '' : ` ${addressText(at)}`
   return new VmringError(code, `${syscall} ${code}${place}: ${cure}`, {
-    errno: numbers[code],
+    errno: errnoOf(code)!,
     syscall,
     ...(at === null ? {} : { address: 'uds' in at ? at.uds : String(at.cid), details: { port: at.port } }),
     ...(cause === undefined ? {} : { cause }),
@@ -42,12 +41,6 @@ const codes = [
   'ETIMEDOUT',
 ] as const
 type KnownCode = (typeof codes)[number]
-
-const numbers = Object.fromEntries(
-  [...getSystemErrorMap()]
-    .filter(([, [name]]) => codes.includes(name as never))
-    .map(([n, [name]]) => [name, n]),
-) as Record<KnownCode, number>
 
 function isKnown(code: string | undefined): code is KnownCode {
   return codes.includes(code as never)
