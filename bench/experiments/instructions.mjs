@@ -4,23 +4,10 @@
 //
 //   for n in 100000 200000; do valgrind --tool=callgrind --callgrind-out-file=/dev/null --smc-check=all-non-file \
 //     node --single-threaded bench/experiments/instructions.mjs $n; done      the line "Collected"
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { attach } from '../../dist/index.js'
-import { native } from '../../dist/native/binding.js'
+import { channelPair } from '../pair.mjs'
 
 const count = Number(process.argv[2])
-const directory = mkdtempSync(join(tmpdir(), 'vmring-instructions-'))
-const path = join(directory, 'region')
-const region = native.Region.open(path, 16 * 1024 * 1024)
-region.format({ sections: 4, daemonIncarnation: 0 })
-region.close()
-const [a, b] = [await attach({ region: `file:${path}` }), await attach({ region: `file:${path}` })]
-const server = await b.listen('bench')
-const accepted = new Promise((resolve) => server.once('channel', resolve))
-const near = await a.connect('bench', { wait: 60_000 })
-const far = await accepted
+const { near, far, close } = await channelPair()
 const bytes = new Uint8Array(64)
 const wait = { timeout: 10 }
 let sum = 0
@@ -32,5 +19,4 @@ for (let i = 0; i < count; i++) {
   message.release()
 }
 console.log(count, sum)
-rmSync(directory, { recursive: true, force: true })
-process.exit(0)
+await close()

@@ -1,22 +1,9 @@
 // Cases on the public Channel: two peers in this process over a plain region, so that what TypeScript adds to the rings shows.
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { attach } from '../../dist/index.js'
-import { native } from '../../dist/native/binding.js'
+import { channelPair } from '../pair.mjs'
 
 /** { cases: [{ name, records, fn }], close } */
 export async function channelCases() {
-  const dir = mkdtempSync(join(tmpdir(), 'vmring-bench-'))
-  const path = join(dir, 'region')
-  const region = native.Region.open(path, 16 * 1024 * 1024)
-  region.format({ sections: 4, daemonIncarnation: 0 })
-  region.close()
-  const [a, b] = [await attach({ region: `file:${path}` }), await attach({ region: `file:${path}` })]
-  const server = await b.listen('bench')
-  const accepted = new Promise((resolve) => server.once('channel', resolve))
-  const near = await a.connect('bench', { wait: 10_000 })
-  const far = await accepted
+  const { near, far, close } = await channelPair()
 
   const drain = () => {
     const message = far.receive()
@@ -52,10 +39,6 @@ export async function channelCases() {
         },
       },
     ],
-    async close() {
-      await Promise.all([near.close(), far.close()])
-      await Promise.all([a.close(), b.close()])
-      rmSync(dir, { recursive: true, force: true })
-    },
+    close,
   }
 }

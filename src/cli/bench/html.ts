@@ -1,9 +1,7 @@
 /** One page with everything on it, and nothing fetched from anywhere. */
 import type { Environment } from './environment.js'
 import type { Outcome } from './result.js'
-import { picture } from './svg.js'
-
-const escaped = (text: string) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`)
+import { escaped, picture } from './svg.js'
 
 export function page(outcomes: readonly Outcome[], environment: Environment, text: string): string {
   return `<!doctype html>

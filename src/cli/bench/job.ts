@@ -85,7 +85,7 @@ export type Note =
   | { type: 'done'; report: ServerReport }
   | { type: 'over' }
 
-/** How the addon's floor functions are asked: floor.ts. */
+/** What the machine allows; medians of what the addon's floor functions say. */
 export interface Floors {
   cacheLineRoundTrip: number
   ringRoundTrip: number

@@ -31,7 +31,8 @@ interface Chart {
   yText: (value: number) => string
 }
 
-const escaped = (text: string) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`)
+/** For text in SVG and HTML. */
+export const escaped = (text: string) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`)
 
 function draw({ title, lines, xTicks, xText, yText }: Chart, top: number): string {
   const all = lines.flatMap(({ points }) => points)
