@@ -43,7 +43,7 @@ export async function connectService(
     }
     signal?.throwIfAborted()
     const now = performance.now()
-    const silent = [...hub.remotes.values()].some((r) => !r.known && !r.stalled)
+    const silent = someUntold(hub)
     const until = silent ? Math.max(deadline, helloDeadline) : deadline
     if (now >= until) break
     await hub.change(Math.min(until - now, ASK_AGAIN_MS), signal)
@@ -58,9 +58,14 @@ export async function introductions(hub: SessionHub): Promise<void> {
   const deadline = performance.now() + hub.timing.helloLimit
   for (;;) {
     const left = deadline - performance.now()
-    if (hub.closed || left <= 0 || ![...hub.remotes.values()].some((r) => !r.known && !r.stalled)) return
+    if (hub.closed || left <= 0 || !someUntold(hub)) return
     await hub.change(left)
   }
+}
+
+/** Is there somebody who has not told yet what he listens under, and may still do so? */
+function someUntold({ remotes }: SessionHub): boolean {
+  return [...remotes.values()].some((remote) => !remote.known && !remote.stalled)
 }
 
 function mayDial({ dialer }: SessionHub, { paths }: ConnectOptions): boolean {
