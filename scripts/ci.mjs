@@ -57,6 +57,15 @@ const chosen = (suites) =>
 const began = Date.now()
 const results = []
 
+/** The lines that name a failed test, with what it said: all of them, to stand together at the end. */
+function failures(output) {
+  const lines = output.split('\n')
+  const named = lines.flatMap((line, i) =>
+    /^\s*(FAIL |not ok |FAILED)/.test(line) ? [`${line.trim()}: ${lines[i + 1]?.trim() ?? ''}`] : [],
+  )
+  return [...new Set(named)].slice(0, 20)
+}
+
 async function perform([name, [command, ...args], count, minutes]) {
   const started = Date.now()
   const title = name.replace(/\W+/g, '-')
@@ -72,7 +81,8 @@ async function perform([name, [command, ...args], count, minutes]) {
   })
   stream.end()
   const counts = count(result.output, result.code, report)
-  results.push({ name, ...counts, time: seconds(started) })
+  const named = counts.failed > 0 ? failures(result.output) : []
+  results.push({ name, ...counts, time: seconds(started), why: result.why, named })
   if (counts.failed > 0) console.log(result.output.split('\n').slice(-80).join('\n'))
   console.log(
     `   ${name}: ${counts.passed} passed, ${counts.failed} failed in ${seconds(started)} s (${result.why}; ${file})`,
@@ -93,4 +103,6 @@ for (const { name, passed, failed, time } of results) {
     `  ${name.padEnd(28)} ${String(passed).padStart(6)} passed ${String(failed).padStart(4)} failed ${time.padStart(8)} s`,
   )
 }
+for (const { name, named, why } of results.filter((suite) => suite.failed > 0))
+  for (const line of [why, ...named]) console.log(`  ${name}: ${line.slice(0, 300)}`)
 total(results)

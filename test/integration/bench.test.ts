@@ -230,13 +230,21 @@ class Link {
     const bad = ++this.count % 20 === 0
     if (bad && fault === 'change') copy[copy.length - 1] ^= 1
     if (bad && fault === 'lose') return 1
-    if (bad && fault === 'reorder') { this.held = copy; return 1 }
+    if (bad && fault === 'reorder') {
+      this.held = copy
+      setImmediate(() => this.release()) // the last one of a run has none to come after
+      return 1
+    }
     this.socket.write(copy)
     if (bad && fault === 'double') this.socket.write(copy)
-    if (this.held !== null) { this.socket.write(this.held); this.held = null }
+    this.release()
     if (this.socket.writableLength < 65536) return 1
     this.socket.once('drain', () => this.onDrain())
     return 0
+  }
+  release() {
+    if (this.held !== null) this.socket.write(this.held)
+    this.held = null
   }
   pool() { return 1 }
   receive(checker) { this.socket.on('data', (chunk) => checker.piece(chunk)) }
