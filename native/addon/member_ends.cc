@@ -11,7 +11,7 @@
 namespace vmring::addon {
 namespace {
 
-constexpr uint32_t kTurnsWithoutClock = 32;
+constexpr uint32_t kTurnsWithoutClock = 128;      // some 2 µs
 constexpr uint64_t kYieldAfter = 4'000;          // of spinning: perhaps whoever should answer waits for this processor
 constexpr uint64_t kShortSpin = 50'000;          // before a synchronous receive goes to sleep
 constexpr uint64_t kLongestNap = 1'000'000;      // of a synchronous receive without interrupts

@@ -295,8 +295,6 @@ export interface EndFunctions {
 
   /** One copy into the outbox: 1, or a Status. `kind` DATA, FRAG, FRAG_LAST or FIN; `total` > 0 marks the first fragment of a message of that many bytes. */
   endSend(id: number, bytes: Uint8Array, kind: number, total: number): number
-  /** endSend of a whole message, kind DATA. `bytes` may be any view: the caller has looked at its type. */
-  endSendData(id: number, bytes: Uint8Array): number
   /** Absolute payload offset of a reservation of exactly `length` bytes, or a Status. */
   endReserve(id: number, length: number): number
   /**
@@ -309,8 +307,20 @@ export interface EndFunctions {
   endReceive(id: number): number
   /** As endReceive, but waits up to `timeout` ms on this thread (spinning in busy mode, else sleeping on the doorbell). */
   endReceiveWait(id: number, timeout: number): number
-  /** [0] absolute payload offset, [1] length, [2] sequence number, [3] total length of a fragmented message (first fragment only, else 0) */
+  /**
+   * [0] absolute payload offset, [1] length, [2] sequence number, [3] total length of a fragmented message (first fragment only, else 0);
+   * [4] is the timeout of hotReceiveWait
+   */
   readonly scratch: Float64Array
+  /**
+   * endReceive, endReceiveWait, and endSend of a whole message, without arguments: src/ring/hot.ts. `hot`: [0] end id, [1] length of the
+   * message in `staging`, [2] result.
+   */
+  hotReceive(): void
+  hotReceiveWait(): void
+  hotSend(): void
+  readonly hot: Int32Array
+  readonly staging: Uint8Array
   /** Gives a received record back; out of order allowed. Twice: no effect, returns 0. */
   endRelease(id: number, sequence: number): number
   /** [0] how many follow; then end id and sequence number of each record that the next call with an end gives back first */
