@@ -78,7 +78,7 @@ void Member::attach_end(EndEntry& end, const RingOffer& theirs) {
     throw_code("ERR_VMRING_PROTOCOL", "the other side offers a ring that does not lie in its section, or of another size");
   }
   if (end.core.tx().in_use() != 0) published(end); // sent before anybody could be rung
-  activate(end);
+  suspect(end);
 }
 
 void Member::free_end(EndEntry& end) {
