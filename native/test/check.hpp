@@ -118,6 +118,7 @@ inline bool chosen(const char* name, int argc, char** argv) {
     }                                                                    \
   } while (0)
 
+#if !defined(VMRING_CHECK_NO_MAIN)
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   signal(SIGALRM, ::check::hung);
@@ -140,3 +141,4 @@ int main(int argc, char** argv) {
   printf("%d passed, %d failed\n", ::check::passed, ::check::failed);
   return ::check::failed == 0 ? 0 : 1;
 }
+#endif // VMRING_CHECK_NO_MAIN: a fuzz target has a main() of its own

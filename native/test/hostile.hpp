@@ -144,7 +144,9 @@ struct Side {
 // One step of everything a peer does. False: a fault was reported, the channel is over.
 template <class Source>
 bool step(Side& side, Source& source) {
-  const auto& [begin, geometry] = enter(side.where);
+  enter(side.where);
+  uint8_t* const begin = side.where.base;
+  const Geometry& geometry = side.where.geometry;
   Producer<Checked>& tx = side.end.tx();
   Consumer<Checked>& rx = side.end.rx();
   switch (source.below(12)) {
@@ -241,6 +243,40 @@ bool step(Side& side, Source& source) {
       bounded(2, [&] { return read_geometry<Checked>(begin, geometry.size, g); });
   }
   return tx.fault() == nullptr && rx.fault() == nullptr;
+}
+
+// Traffic: one side sends a few messages, the other takes what is there and gives it back, until nothing moves. As step.
+template <class Source>
+bool burst(Side& from, Side& to, Source& source) {
+  enter(from.where);
+  Producer<Checked>& tx = from.end.tx();
+  Consumer<Checked>& rx = to.end.rx();
+  const uint32_t length = any_length(source);
+  const uint32_t each = 1 + source.below(16);
+  for (uint32_t turns = 1 + source.below(16); turns > 0; --turns) {
+    const uint64_t before = from.pushed + to.popped;
+    uint8_t* payload = nullptr;
+    for (uint32_t i = 0; i < each && bounded(1, [&] { return tx.reserve(length, payload); }) == Send::ok; ++i) {
+      Checked::check(payload, length);
+      bounded(3, [&] { return tx.commit(length, Kind::data, false); });
+      ++from.pushed;
+    }
+    Record record{};
+    while (bounded(2, [&] { return rx.poll(record); }) == Poll::record) {
+      ++to.popped;
+      LargeDescriptor d{};
+      if (record.kind == Kind::large && !to.end.large_in().accept(record, d)) return false;
+      if (record.kind == Kind::large) Checked::check(to.end.remote().base() + d.offset, d.length);
+      Checked::check(record.payload, record.length);
+      if (!bounded(1, [&] { return to.end.release(record.sequence); })) {
+        violated(__FILE__, __LINE__, "a record that was lent cannot be given back");
+      }
+    }
+    rx.publish_released();
+    if (tx.fault() != nullptr || rx.fault() != nullptr) return false;
+    if (from.pushed + to.popped == before) break;
+  }
+  return true;
 }
 
 } // namespace hostile
