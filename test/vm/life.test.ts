@@ -1,5 +1,8 @@
 // The life of guests during traffic with a host process: processes and machines that die, reboot, pause; devices that are
 // unplugged and plugged; a daemon that goes and comes. Rounds of each (VMRING_VM_ROUNDS), in two lanes side by side.
+//
+// The order is not free. QEMU (seen in 7.2) frees the eventfds of a peer that leaves and keeps the pointer, and frees it
+// again when its own device is unplugged: so nobody may have left since a device that is to be unplugged was plugged.
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -162,6 +165,29 @@ async function pauses(): Promise<void> {
 }
 
 describe('during traffic', () => {
+  it('what an unplugged device held can still be read', async () => {
+    const job = a.start([process.execPath, app('unplug.mjs'), `pci:${address}`], { timeout: 150_000 })
+    const channel = await host.connect('unplug', { wait: 150_000 })
+    channel.on('error', () => {})
+    for (let i = 0; i < 100; i++) channel.trySend(Buffer.from(`message ${i}`))
+    await job.until(/holding/)
+    await a.unplug('iv0')
+    const { stdout } = await job.success()
+    const [, kept, ended] = stdout.split('\n').map((line) => line && JSON.parse(line))
+    expect(kept).toMatchObject({
+      code: 'ERR_VMRING_REGION_LOST',
+      first: 'message 0',
+      rest: 99,
+      last: 'message 99',
+      lease: true,
+      sending: true,
+    })
+    expect(ended).toMatchObject({ code: 'ERR_VMRING_PATH_LOST' })
+    expect(((await channel.closed) as { code?: string }).code).toBe('ERR_VMRING_PEER_GONE')
+    await a.plug({ kind: 'doorbell', id: 'iv0', socket: daemon.socket })
+    await setDriver(a, address, 'vfio-pci')
+  })
+
   it(
     'guests reboot, die, pause; processes die; devices come and go',
     async () => {
@@ -170,11 +196,13 @@ describe('during traffic', () => {
         await lane()
         console.log(`${name}: ${ROUNDS} rounds in ${Math.round((Date.now() - started) / 1000)} s`)
       }
+      const unplugged = timed('unplug and plug', unplugs)
       await Promise.all([
-        timed('reboot', reboots).then(() => timed('unplug and plug', unplugs)),
-        timed('kill -9 of QEMU', machineKills)
-          .then(() => timed('kill -9 of the process', processKills))
-          .then(() => timed('stop and cont', pauses)),
+        unplugged.then(() => timed('reboot', reboots)),
+        timed('kill -9 of the process', processKills)
+          .then(() => timed('stop and cont', pauses))
+          .then(() => unplugged)
+          .then(() => timed('kill -9 of QEMU', machineKills)),
       ])
     },
     LIMIT_MS,
@@ -201,30 +229,10 @@ describe('during traffic', () => {
     await Promise.all(jobs.map((job) => job.done))
   })
 
-  it('what an unplugged device held can still be read', async () => {
-    const job = a.start([process.execPath, app('unplug.mjs'), `pci:${address}`], { timeout: 150_000 })
-    const channel = await host.connect('unplug', { wait: 150_000 })
-    channel.on('error', () => {})
-    for (let i = 0; i < 100; i++) channel.trySend(Buffer.from(`message ${i}`))
-    await job.until(/holding/)
-    await a.unplug('iv0')
-    const { stdout } = await job.success()
-    const [, kept, ended] = stdout.split('\n').map((line) => line && JSON.parse(line))
-    expect(kept).toMatchObject({
-      code: 'ERR_VMRING_REGION_LOST',
-      first: 'message 0',
-      rest: 99,
-      last: 'message 99',
-      lease: true,
-      sending: true,
-    })
-    expect(ended).toMatchObject({ code: 'ERR_VMRING_PATH_LOST' })
-    expect(((await channel.closed) as { code?: string }).code).toBe('ERR_VMRING_PEER_GONE')
-    await a.plug({ kind: 'doorbell', id: 'iv0', socket: daemon.socket })
-    await setDriver(a, address, 'vfio-pci')
-  })
-
   it('a daemon that dies is not missed; started again, processes of the host join it by themselves', async () => {
+    await a.kill() // its QEMU saw others leave, and it is to be unplugged
+    a = await bed.boot(options('a'))
+    await setDriver(a, address, 'vfio-pci')
     const jobs = [echo(a, 'a'), echo(b, 'b')]
     const [one, two] = (await Promise.all([Talk.open(host, 'a'), Talk.open(host, 'b')])) as [Talk, Talk]
     await daemon.kill('SIGKILL')
