@@ -1,7 +1,7 @@
 // SIGKILL at random moments: processes that talk over a region, as listeners and as connectors, are killed in the middle of
 // everything; now and then the daemon. The survivor must be told within two seconds, what it had received is intact, its other
 // channels do not notice, its section's memory is all free again, and the next process in the place works.
-//   node scripts/long/kill.mjs [--kills N] [--seed S] [--json FILE] [--svg FILE]          Last line: N passed, M failed.
+//   node scripts/long/kill.mjs [--kills N] [--seed S] [--every N] [--json FILE] [--svg FILE]          Last line: N passed, M failed.
 // An interrupted run goes on where it was when it is called again.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -23,16 +23,16 @@ import { plot } from './plot.mjs'
 
 const TOLD_MS = 2000
 const CROWD = 6 // victims at a time
-const DAEMON_EVERY = 50 // crowds
 
-const { kills, seed, json, svg } = options('node scripts/long/kill.mjs', {
+const { kills, seed, every, json, svg } = options('node scripts/long/kill.mjs', {
   kills: [10_000, 'how many processes'],
   seed: [1, 'of the random moments'],
+  every: [50, 'crowds of six between two deaths of the daemon'],
   json: ['', 'file for the figures'],
   svg: ['', 'file for the picture'],
 })
 const made = machine()
-const progress = new Progress('kill', { kills, seed, commit: made.commit })
+const progress = new Progress('kill', { kills, seed, every, commit: made.commit })
 const state = progress.load() ?? {
   crowd: 0,
   kills: { listener: 0, connector: 0, daemon: 0 },
@@ -55,8 +55,8 @@ const began = now()
 const before = state.seconds
 
 const household = new Household()
-const args = ['--size', '32M', '--sections', String(3 + 2 * CROWD), '--log-level', 'error']
-let daemon = await household.daemon(...args)
+const args = ['--size', '256M', '--sections', String(3 + 2 * CROWD)]
+let daemon = await household.daemon(args, false)
 const survivor = household.worker('kill-survivor.mjs')
 const witness = household.worker('kill-survivor.mjs')
 await survivor.ask('start', 'survivor', daemon.region, daemon.relay)
@@ -142,7 +142,7 @@ async function daemonDies(crowd) {
   const back = [survivor, witness].map((one) => new Promise((resolve) => (one.onNote = resolve)))
   const again = crowd.map((one) => one.said('rejoined').promise)
   for (const one of crowd) one.excused = true // without a relay no path can be changed
-  daemon = await household.daemon(...args)
+  daemon = await household.daemon(args, false)
   const start = now()
   const heard = await within(Promise.all([...back, ...again]), 10_000)
   if (heard === undefined) fail('not everybody joined the new daemon')
@@ -156,7 +156,7 @@ while (count() < kills && !household.interrupted) {
   while (pool.length < CROWD) pool.push(victim()) // they start while these die
   const first = state.crowd * CROWD + 2
   let goOn
-  const withDaemon = state.crowd % DAEMON_EVERY === DAEMON_EVERY - 1
+  const withDaemon = state.crowd % every === every - 1
   const hold = withDaemon ? new Promise((resolve) => (goOn = resolve)) : Promise.resolve()
   const lives = crowd.map((one, i) => life(one, first + i, dice, hold))
   if (withDaemon) {

@@ -138,11 +138,11 @@ export class Household {
   }
 
   /** `vmring host`; resolves when it answers. */
-  async daemon(...args) {
+  async daemon(args, log = true) {
     const socket = join(this.folder, 'host')
     const child = this.own(
       spawn(process.execPath, [cli, 'host', '--socket', socket, ...args], {
-        stdio: ['ignore', 'ignore', 'inherit'],
+        stdio: ['ignore', 'ignore', log ? 'inherit' : 'ignore'],
         // Ctrl-C in a terminal reaches the whole group: only the run itself acts on it
         detached: true,
       }),

@@ -47,7 +47,7 @@ const done = () => stints.reduce((sum, { samples }) => sum + (samples.at(-1)?.t 
 if (done() > 0) say(`soak: goes on after ${done().toFixed(1)} of ${minutes} minutes`)
 
 const household = new Household()
-const daemon = await household.daemon('--size', '32M', '--sections', '4')
+const daemon = await household.daemon(['--size', '32M', '--sections', '4'])
 const roles = ['server', 'client', 'relay']
 const workers = {}
 for (const role of roles) {

@@ -327,8 +327,8 @@ export class Relay implements ConnectionOwner {
     }
     let target: RelayPeer | undefined
     if (wanted !== undefined) {
-      target = this.#book.find(wanted)
-      if (!target?.control || target === caller) {
+      target = this.#book.callable(wanted)
+      if (target === undefined || target === caller) {
         refuse(RelayReason.UNKNOWN_PEER, `peer ${keyOf(wanted)} is not here`)
         return
       }
