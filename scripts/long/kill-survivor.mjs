@@ -19,7 +19,8 @@ function attend(channel, whose) {
   channel.on('error', () => {})
   channel.on('message', (found) => {
     inbox.take(found, channel.path === 'shm')
-    if (channel.writable && channel.trySend(message(inbox.whose ?? 0, one.answers, inbox.received % 700))) one.answers++
+    if (channel.writable && channel.trySend(message(inbox.whose ?? 0, one.answers, inbox.received % 700)))
+      one.answers++
   })
   channel.closed.then((error) => {
     const at = now()
@@ -37,7 +38,8 @@ tell = serve({
     peer.on('rejoined', () => tell({ rejoined: now() }))
     const server = await peer.listen(role)
     if (role === 'survivor') server.on('channel', (channel) => attend(channel, null))
-    else server.on('channel', (channel) => channel.on('message', (found) => void channel.trySend(found.copy())))
+    else
+      server.on('channel', (channel) => channel.on('message', (found) => void channel.trySend(found.copy())))
   },
   /** To a victim that listens: three channels; what was refused, and with which code. */
   async reach(whose) {

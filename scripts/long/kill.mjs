@@ -136,12 +136,12 @@ async function life(one, whose, dice, atOnce) {
 
 /** The daemon dies under load and comes back: everybody joins again within two seconds, nothing else happens. */
 async function daemonDies(crowd) {
+  for (const one of crowd) one.excused = true // without a relay no path can be changed
   daemon.child.kill('SIGKILL')
   state.kills.daemon++
   await sleep(20)
   const back = [survivor, witness].map((one) => new Promise((resolve) => (one.onNote = resolve)))
   const again = crowd.map((one) => one.said('rejoined').promise)
-  for (const one of crowd) one.excused = true // without a relay no path can be changed
   daemon = await household.daemon(args, false)
   const start = now()
   const heard = await within(Promise.all([...back, ...again]), 10_000)
@@ -201,7 +201,12 @@ while (count() < kills && !household.interrupted) {
   if (state.crowd % 20 === 0) {
     await survivor.ask('gc')
     const minute = state.seconds / 60
-    state.samples.push({ minute, kills: count(), survivor: processStats(survivor.pid), daemon: processStats(daemon.child.pid) })
+    state.samples.push({
+      minute,
+      kills: count(),
+      survivor: processStats(survivor.pid),
+      daemon: processStats(daemon.child.pid),
+    })
     say(`kill: ${count()} of ${kills}, ${(count() / state.seconds).toFixed(1)} a second`)
     write()
   }
@@ -216,24 +221,46 @@ function spread(numbers) {
 
 function write() {
   const { told, freed, rejoined, gaps, ...rest } = state
-  const figures = { ...made, seed, told: spread(told), freed: spread(freed), rejoined: spread(rejoined), gaps: spread(gaps) }
+  const figures = {
+    ...made,
+    seed,
+    told: spread(told),
+    freed: spread(freed),
+    rejoined: spread(rejoined),
+    gaps: spread(gaps),
+  }
   if (json !== '') saveJson(json, { ...figures, ...rest })
   if (svg === '') return figures
   mkdirSync(dirname(svg), { recursive: true })
   const line = (name, get) => ({ name, points: state.samples.map((one) => [one.kills, get(one)]) })
-  const each = (name, numbers) => ({ name, points: numbers.map((y, i) => [(i * count()) / numbers.length, y]) })
-  const of = (numbers) => Array.from({ length: 200 }, (_, i) => numbers.slice((i * numbers.length) / 200, ((i + 1) * numbers.length) / 200)).filter((part) => part.length > 0).map((part) => Math.max(...part))
+  const each = (name, numbers) => ({
+    name,
+    points: numbers.map((y, i) => [(i * count()) / numbers.length, y]),
+  })
+  const of = (numbers) =>
+    Array.from({ length: 200 }, (_, i) =>
+      numbers.slice((i * numbers.length) / 200, ((i + 1) * numbers.length) / 200),
+    )
+      .filter((part) => part.length > 0)
+      .map((part) => Math.max(...part))
   writeFileSync(
     svg,
     plot(
       `${count()} processes killed`,
       [
-        { title: 'Until the survivor was told (the slowest of its time)', unit: 'ms', series: [each('told', of(told))] },
+        {
+          title: 'Until the survivor was told (the slowest of its time)',
+          unit: 'ms',
+          series: [each('told', of(told))],
+        },
         { title: 'Longest pause of the channels to others', unit: 'ms', series: [each('pause', of(gaps))] },
         {
           title: 'Memory without the region',
           unit: 'MiB',
-          series: [line('survivor', (one) => one.survivor.rss / 2 ** 20), line('daemon', (one) => one.daemon.rss / 2 ** 20)],
+          series: [
+            line('survivor', (one) => one.survivor.rss / 2 ** 20),
+            line('daemon', (one) => one.daemon.rss / 2 ** 20),
+          ],
         },
         {
           title: 'Descriptors',
@@ -248,9 +275,15 @@ function write() {
 }
 
 const { told, freed, rejoined, gaps } = write()
-say(`kill: ${count()} in ${state.seconds.toFixed(0)} s: ${JSON.stringify(state.kills)}, ${state.beforeGoing} before they were going`)
-say(`kill: ${state.channels} channels, ${state.messages} messages; ended with ${JSON.stringify(state.codes)}; refused ${JSON.stringify(state.refused)}`)
-say(`kill: told after ${JSON.stringify(told)} ms; memory free after ${JSON.stringify(freed)} ms; joined again after ${JSON.stringify(rejoined)} ms; pauses of others ${JSON.stringify(gaps)} ms`)
+say(
+  `kill: ${count()} in ${state.seconds.toFixed(0)} s: ${JSON.stringify(state.kills)}, ${state.beforeGoing} before they were going`,
+)
+say(
+  `kill: ${state.channels} channels, ${state.messages} messages; ended with ${JSON.stringify(state.codes)}; refused ${JSON.stringify(state.refused)}`,
+)
+say(
+  `kill: told after ${JSON.stringify(told)} ms; memory free after ${JSON.stringify(freed)} ms; joined again after ${JSON.stringify(rejoined)} ms; pauses of others ${JSON.stringify(gaps)} ms`,
+)
 if (household.interrupted) {
   say('kill: interrupted; call again to go on')
   process.exit(130)
