@@ -14,7 +14,7 @@ const witness = { sent: 0, got: 0, wrong: 0, longest: 0, last: 0, failures: [] }
 function attend(channel, whose) {
   const inbox = new Inbox()
   inbox.whose = whose
-  const one = { inbox, answers: 0 }
+  const one = { inbox, answers: 0, channel }
   open.add(one)
   channel.on('error', () => {})
   channel.on('message', (found) => {
@@ -42,9 +42,9 @@ tell = serve({
       server.on('channel', (channel) => channel.on('message', (found) => void channel.trySend(found.copy())))
   },
   /** To a victim that listens: three channels; what was refused, and with which code. */
-  async reach(whose) {
+  async reach(whose, channels = 3) {
     const refused = []
-    for (let i = 0; i < 3; i++) {
+    for (let i = 0; i < channels; i++) {
       try {
         attend(await peer.connect(`victim-${whose}`, { wait: 8000 }), whose)
       } catch (error) {
@@ -62,6 +62,17 @@ tell = serve({
   },
   /** How many channels to victims have taken a message since the last question. */
   received: () => [...open].map(({ inbox }) => inbox.received),
+  /** Ends two of the channels to that victim, one in each way, and moves the rest there and back. */
+  async partWith(whose) {
+    const [first, second, ...rest] = [...open].filter(({ inbox }) => inbox.whose === whose)
+    second?.channel.destroy()
+    for (const { channel } of rest) {
+      // whatever goes wrong here shows when the channel is over
+      await channel.usePath('unix').catch(() => {})
+      await channel.usePath('shm').catch(() => {})
+    }
+    await first?.channel.close()
+  },
   free: () => peer.counters().freeBytes,
   peers: () => peer.peers().length,
   /** The witness: two channels to the survivor's own service, one message every other millisecond. */

@@ -19,6 +19,7 @@ import { root, say } from '../lib.mjs'
 export { root, say }
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 const cli = join(root, 'dist/cli/main.js')
+const preload = join(import.meta.dirname, 'kill-preload.mjs')
 
 /** Options of a run, `--help` included. `spec`: name → [default, text]; numbers stay numbers. */
 export function options(usage, spec) {
@@ -138,10 +139,13 @@ export class Household {
   }
 
   /** `vmring host`; resolves when it answers. */
-  async daemon(args, log = true) {
+  async daemon(args, log = true, instrumented = undefined) {
     const socket = join(this.folder, 'host')
+    const program =
+      instrumented === undefined ? [cli] : ['--import', preload, join(instrumented.copy, 'dist/cli/main.js')]
     const child = this.own(
-      spawn(process.execPath, [cli, 'host', '--socket', socket, ...args], {
+      spawn(process.execPath, [...program, 'host', '--socket', socket, ...args], {
+        env: { ...process.env, ...instrumented?.env },
         stdio: ['ignore', 'ignore', log ? 'inherit' : 'ignore'],
         // Ctrl-C in a terminal reaches the whole group: only the run itself acts on it
         detached: true,
@@ -157,10 +161,11 @@ export class Household {
   }
 
   /** A process of this run: a module that answers what it is asked, see serve(). */
-  worker(module, ...args) {
+  worker(module, { args = [], preload: first = false, env } = {}) {
     const child = this.own(
       fork(join(import.meta.dirname, module), args, {
-        execArgv: ['--expose-gc'],
+        execArgv: first ? ['--import', preload] : ['--expose-gc'],
+        env: { ...process.env, ...env },
         serialization: 'advanced',
         detached: true,
       }),
@@ -196,12 +201,14 @@ export class Worker {
     })
   }
   ask(op, ...args) {
-    return new Promise((resolve, reject) => {
+    const answer = new Promise((resolve, reject) => {
       if (!this.child.connected) reject(new Error(`process ${this.pid} is gone`))
       const id = this.#next++
       this.#calls.set(id, { resolve, reject })
       this.child.send({ id, op, args }, () => {})
     })
+    answer.catch(() => {}) // processes are killed here all the time, also while nobody waits
+    return answer
   }
   kill(signal = 'SIGKILL') {
     this.child.kill(signal)

@@ -161,6 +161,7 @@ export class Channel
     const session = this.#session
     if (session.out.sendId >= 0 && !this.#sender.busy) {
       const status = native.endSend(session.out.sendId, bytes, Kind.DATA, 0)
+      // @step send: put
       if (status > 0) {
         this.#sender.sentMessages++
         this.#sender.sentBytes += bytes.length

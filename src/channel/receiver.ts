@@ -34,6 +34,7 @@ export class Receiver {
       if (id < 0) return null
       const kind = native.endReceive(id)
       if (kind === 0) return null
+      // @step receive: taken
       const message = this.#take(kind)
       if (message !== undefined) return message
     }

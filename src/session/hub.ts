@@ -434,6 +434,7 @@ export class SessionHub implements PathEvents {
     try {
       end = path.createEnd({ channel: id, epoch: 0, capacity })
       end.attach(offer)
+      // @step accept: offer joined
     } catch (error) {
       end?.destroy()
       const full = (error as VmringError).code === 'ERR_VMRING_SECTION_FULL'
@@ -462,7 +463,9 @@ export class SessionHub implements PathEvents {
     })
     this.addSession(session)
     path.send(session.answer)
+    // @step accept: ACCEPT said
     session.adopt(end, 0, 0, 0)
+    // @step accept: open
     listener.onSession(session)
     return null
   }
