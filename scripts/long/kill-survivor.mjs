@@ -39,7 +39,9 @@ tell = serve({
     const server = await peer.listen(role)
     if (role === 'survivor') server.on('channel', (channel) => attend(channel, null))
     else
-      server.on('channel', (channel) => channel.on('message', (found) => void channel.trySend(found.copy())))
+      server.on('channel', (channel) =>
+        channel.on('message', (found) => channel.send(found.copy()).catch(() => {})),
+      )
   },
   /** To a victim that listens: three channels; what was refused, and with which code. */
   async reach(whose, channels = 3) {
@@ -113,5 +115,21 @@ tell = serve({
     return { sent, got, wrong, longest, failures }
   },
   end: () => witness.end(),
+  /** A channel of its own: five messages there and back, large ones too, and an orderly end. */
+  async probe(service) {
+    const channel = await peer.connect(service, { wait: 5000 })
+    let come = 0
+    const done = new Promise((resolve, reject) => {
+      channel.on('message', (found) => {
+        if (Buffer.from(found.copy()).readUInt32LE(4) !== come++) reject(new Error('a probe came back wrong'))
+        if (come === 5) resolve()
+      })
+      channel.closed.then((error) => reject(error ?? new Error('closed')))
+    })
+    for (let number = 0; number < 5; number++) await channel.send(message(9, number, 100 + number * 12_000))
+    await done
+    await channel.close()
+  },
+  leave: () => peer.close(),
   gc: () => globalThis.gc(),
 })
