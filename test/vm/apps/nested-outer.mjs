@@ -107,7 +107,7 @@ async function startDaemon() {
     { who: 'cid:4', connect: ['orders', SERVICE] },
   ]
   writeFileSync(policy, JSON.stringify({ rules }))
-  const args = ['--socket', socket, '--size', '16M', '--sections', '8', '--relay-vsock', '5790']
+  const args = ['--socket', socket, '--size', '8M', '--sections', '8', '--relay-vsock', '5790']
   const child = spawn(
     process.execPath,
     [join(root, 'dist/cli/main.js'), 'host', ...args, '--policy', policy, '--json'],
