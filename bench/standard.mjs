@@ -1,4 +1,4 @@
-// The standard set: what the README shows and what the project claims, in some six minutes. Each part is one `vmring bench`, so that
+// The standard set: what the README shows and what the project claims, in some ten minutes. Each part is one `vmring bench`, so that
 // what is compared was measured in turn; bench/results/ gets its JSON, picture and page, and then every claim is held against it.
 // Only a machine that does nothing else gives figures that are worth keeping.
 //   npm run bench -- [--scale FACTOR] [--only PART] [--out FOLDER]
@@ -6,7 +6,7 @@
 import { spawn } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join, relative, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { report } from './claims.mjs'
 
@@ -40,7 +40,7 @@ const parts = {
   events: ['throughput', '--transport shm,unix --mode adaptive,event --api event,iterate', [0.5, 0.5], 5],
   scale: ['scale', '--transport shm,unix --mode adaptive --channels 1,1000 --peers 2,32', [0.5, 0.3], 5],
   // one message in ten seconds: what is left is what waiting costs
-  idle: ['scale', '--transport shm --mode event,adaptive --channels 1000 --idle-gap 10000', [10, 0], 1],
+  idle: ['scale', '--transport shm --mode event,adaptive --channels 1000 --idle-gap 10000', [10, 0], 5],
 }
 
 mkdirSync(values.out, { recursive: true })
@@ -51,7 +51,7 @@ for (const [name, [test, options, [duration, warmup], runs]] of Object.entries(p
   const factor = name === 'idle' ? 1 : scale
   const outputs = ['json', 'svg', 'html'].flatMap((kind) => [
     `--${kind}`,
-    join(values.out, `${name}.${kind}`),
+    join(relative(root, resolve(values.out)), `${name}.${kind}`),
   ])
   const args = [
     ...[test, ...options.split(' '), '--runs', String(runs), ...outputs],
@@ -60,6 +60,7 @@ for (const [name, [test, options, [duration, warmup], runs]] of Object.entries(p
   ]
   console.log(`\n## ${name}: vmring bench ${args.slice(0, args.indexOf('--json')).join(' ')}\n`)
   const child = spawn(process.execPath, [join(root, 'dist/cli/main.js'), 'bench', ...args], {
+    cwd: root, // the report quotes the command: paths in it are the repository's
     stdio: ['ignore', 'inherit', process.stderr.isTTY ? 'inherit' : 'ignore'],
   })
   process.on('SIGINT', () => {}) // it prints what it has

@@ -9,7 +9,8 @@
 namespace vmring::addon {
 namespace {
 
-constexpr uint64_t kSpinNanoseconds = 4'000; // per turn of a hot loop
+constexpr uint64_t kSpinNanoseconds = 4'000;  // per turn of a hot loop
+constexpr uint64_t kStayNanoseconds = 40'000; // in one turn, while messages come
 constexpr uint64_t kNoTimer = ~uint64_t{0};
 
 template <class Handle>
@@ -138,24 +139,38 @@ void Loop::on_timer() {
 void Loop::on_idle() {
   module_.pairs.process();
   const uint64_t start = steady_nanoseconds();
-  bool hot = false;
-  for (const auto& member : members_) hot = hot || member->hot(start);
-  if (hot && !module_.pairs.pending()) spin(start + kSpinNanoseconds);
-  for (const auto& member : members()) {
-    if (member->has_news()) member->process();
+  // A turn of the event loop costs a system call and two looks around, more than a message. So while messages come, turns are left out, for
+  // a bounded time.
+  for (uint64_t now = start; now < start + kStayNanoseconds; now = steady_nanoseconds()) {
+    bool hot = false;
+    for (const auto& member : members_) hot = hot || member->hot(now);
+    const Found found = hot && !module_.pairs.pending() ? spin(now + kSpinNanoseconds) : Found::nothing;
+    for (const auto& member : members()) {
+      if (found == Found::ready) {
+        member->serve();
+      } else if (member->has_news()) {
+        member->process();
+      }
+    }
+    if (found != Found::ready || handles_ == nullptr || holders_ == 0) return;
   }
 }
 
-void Loop::spin(uint64_t until) {
+Loop::Found Loop::spin(uint64_t until) {
   for (uint32_t turn = 0;; ++turn) {
     for (const auto& member : members_) {
+      if (member->any_ready()) return Found::ready;
       // Bells are somebody else's cache lines: they are looked at less often than the ends that are in use.
-      if (member->any_ready() || (turn % 16 == 15 && member->has_news())) return;
+      if (turn % 16 == 15 && member->has_news()) return Found::news;
     }
     if (turn % 8 == 7 && steady_nanoseconds() >= until) break;
     relax();
   }
+  const uint64_t before = steady_nanoseconds();
   sched_yield(); // nothing for so long: perhaps whoever should answer waits for this processor
+  const uint64_t after = steady_nanoseconds();
+  for (const auto& member : members_) member->yielded(before, after);
+  return Found::nothing;
 }
 
 } // namespace vmring::addon

@@ -53,7 +53,8 @@ class Loop {
   void on_check();
   void on_idle();
   void on_timer();
-  void spin(uint64_t until);
+  enum class Found { nothing, ready, news };
+  Found spin(uint64_t until);
   std::vector<std::shared_ptr<Member>> members() const { return members_; } // a copy: callbacks change the list
 
   Module& module_;

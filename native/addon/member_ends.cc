@@ -147,6 +147,7 @@ void Member::wait(EndEntry& end, uint64_t timeout) {
   uint64_t now = steady_nanoseconds();
   const uint64_t deadline = now + timeout;
   uint64_t until = options_.mode == Mode::event && has_doorbell() ? now : now + kShortSpin;
+  if (crowded(now)) until = now;
   if (options_.mode == Mode::busy || until > deadline) until = deadline;
   uint64_t yield_at = now + kYieldAfter;
   for (uint32_t turn = 1;; ++turn) {
@@ -156,7 +157,11 @@ void Member::wait(EndEntry& end, uint64_t timeout) {
       if (now >= deadline || end.lost()) return;
       if (now >= until) break;
       if (now >= yield_at) {
+        const uint64_t before = now;
         sched_yield();
+        now = steady_nanoseconds();
+        yielded(before, now);
+        if (crowded(now)) break;
         yield_at = now + kYieldAfter;
       }
       if (turn % 16384 == 0) {
