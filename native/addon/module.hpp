@@ -55,7 +55,7 @@ class Module : public std::enable_shared_from_this<Module> {
   Pairs pairs{*this};
   std::unordered_set<Member*> members; // those that are open
   std::unordered_set<Device*> devices;  // likewise
-  SharedWords<double> scratch{4};
+  SharedWords<double> scratch{6};
   SharedWords<uint32_t> pair_ready{2 * kReadyPairs};
   napi_ref region_class = nullptr;
   napi_ref peer_class = nullptr;
