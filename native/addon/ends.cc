@@ -9,15 +9,6 @@ namespace {
 constexpr uint32_t kTotalSize = 8; // a fragmented message begins with its total length
 constexpr double kLongestWait = 2'147'483'647;
 
-Module& module_behind(void* data) { return *static_cast<Module*>(data); }
-
-// Null: no such end (any more). TypeError when it is not a number.
-EndEntry* find_end(Module& module, napi_env env, napi_value id) {
-  uint32_t value = 0;
-  if (napi_get_value_uint32(env, id, &value) != napi_ok) throw_type("the end must be a number");
-  return module.ends.find(value);
-}
-
 // Kind and total of a record that is to be published, checked as end_send and end_commit take them.
 Kind kind_argument(napi_env env, napi_value number, napi_value total_value, double& total) {
   const Kind kind = static_cast<Kind>(to_u32(env, number, "the kind"));
@@ -198,6 +189,14 @@ napi_value end_want_readable(napi_env env, napi_callback_info info) {
 }
 
 } // namespace
+
+Module& module_behind(void* data) { return *static_cast<Module*>(data); }
+
+EndEntry* find_end(Module& module, napi_env env, napi_value id) {
+  uint32_t value = 0;
+  if (napi_get_value_uint32(env, id, &value) != napi_ok) throw_type("the end must be a number");
+  return module.ends.find(value);
+}
 
 int32_t status_of(Send result) {
   switch (result) {

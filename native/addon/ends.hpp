@@ -23,6 +23,9 @@ napi_value end_read_bytes(napi_env env, napi_callback_info info);
 napi_value end_write_bytes(napi_env env, napi_callback_info info);
 napi_value end_write_text(napi_env env, napi_callback_info info);
 
+Module& module_behind(void* data);
+// Null: no such end (any more). TypeError when it is not a number.
+EndEntry* find_end(Module& module, napi_env env, napi_value id);
 int32_t status_of(Send result);
 // What stands in the way of sending: 0 nothing, else a status.
 int32_t send_obstacle(EndEntry* end);

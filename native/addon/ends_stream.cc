@@ -25,8 +25,6 @@ uint32_t most_per_record(EndEntry& end, napi_env env, napi_value limit) {
   return most < inline_most ? most : inline_most;
 }
 
-Module& module_behind(const void* data) { return *static_cast<Module*>(const_cast<void*>(data)); }
-
 } // namespace
 
 // (id, target, at, end): copies records to `target` from `at` and gives them back; returns where it stopped. scratch[4]: 0, or
@@ -35,8 +33,8 @@ napi_value end_read_bytes(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const Arguments<4> arguments(env, info);
     Module& module = module_behind(arguments.data);
-    EndEntry* end = module.ends.find(to_u32(env, arguments[0], "the end"));
-    const Bytes target = to_bytes(env, arguments[1], "the target");
+    EndEntry* end = find_end(module, env, arguments[0]);
+    const Bytes target = to_view(env, arguments[1], "the target");
     auto [at, stop] = to_range(env, arguments[2], arguments[3], target.length);
     double* scratch = module.scratch.get();
     int32_t kind = end == nullptr ? status::closed : status::none;
@@ -64,8 +62,8 @@ napi_value end_read_bytes(napi_env env, napi_callback_info info) {
 napi_value end_write_bytes(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const Arguments<4> arguments(env, info);
-    EndEntry* end = module_behind(arguments.data).ends.find(to_u32(env, arguments[0], "the end"));
-    const Bytes bytes = to_bytes(env, arguments[1], "the bytes");
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
+    const Bytes bytes = to_view(env, arguments[1], "the bytes");
     const double from = to_double(env, arguments[2], "the beginning");
     if (!(from >= 0 && from <= static_cast<double>(bytes.length))) throw_range("outside of the bytes");
     if (const int32_t obstacle = send_obstacle(end)) return make_int(env, obstacle);
@@ -89,7 +87,7 @@ napi_value end_write_bytes(napi_env env, napi_callback_info info) {
 napi_value end_write_text(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const Arguments<4> arguments(env, info);
-    EndEntry* end = module_behind(arguments.data).ends.find(to_u32(env, arguments[0], "the end"));
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
     const bool utf8 = to_bool(env, arguments[2], "utf8");
     if (const int32_t obstacle = send_obstacle(end)) return make_int(env, obstacle);
     size_t units = 0;

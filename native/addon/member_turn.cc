@@ -54,7 +54,7 @@ bool Member::may_sleep() {
       last_traffic_ = now;
       hot_until_ = options_.mode == Mode::adaptive ? now + kHotNanoseconds : 0;
     }
-    if (now < hot_until_) return false;
+    if (now < hot_until_ && now >= module_.loop.crowded_until()) return false;
     hot_until_ = 0;
   }
   if (options_.mode == Mode::busy) return false;
