@@ -21,6 +21,23 @@ Kind kind_argument(napi_env env, napi_value number, napi_value total_value, doub
   return kind;
 }
 
+// end_send of one whole message, with half the arguments: a message of 64 bytes costs hardly more than its arguments.
+napi_value end_send_data(napi_env env, napi_callback_info info) {
+  return guarded(env, [&] {
+    const Arguments<2> arguments(env, info);
+    EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
+    const Bytes bytes = to_view(env, arguments[1], "the message");
+    if (const int32_t obstacle = send_obstacle(end)) return make_int(env, obstacle);
+    Producer<A>& outbox = end->core.tx();
+    if (bytes.length > inline_limit(outbox.capacity())) return make_int(env, status::too_large);
+    const Send result = outbox.send(bytes.data, static_cast<uint32_t>(bytes.length), Kind::data, false);
+    if (result != Send::ok) return make_int(env, status_of(result));
+    end->sent_bytes += bytes.length;
+    end->owner->published(*end);
+    return make_int(env, status::ok);
+  });
+}
+
 napi_value end_send(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const Arguments<4> arguments(env, info);
@@ -131,7 +148,7 @@ napi_value end_receive_wait(napi_env env, napi_callback_info info) {
     // Private ends: whoever fills them is on this thread, so waiting would be in vain.
     if (result != status::none || timeout == 0 || end->is_private || end->stopped) return make_int(env, result);
     const double milliseconds = timeout < kLongestWait ? timeout : kLongestWait;
-    static_cast<Member*>(end->owner)->wait(*end, steady_nanoseconds() + static_cast<uint64_t>(milliseconds * 1e6));
+    static_cast<Member*>(end->owner)->wait(*end, static_cast<uint64_t>(milliseconds * 1e6));
     return make_int(env, receive_record(module, *end));
   });
 }
@@ -193,6 +210,7 @@ napi_value end_want_readable(napi_env env, napi_callback_info info) {
 Module& module_behind(void* data) { return *static_cast<Module*>(data); }
 
 EndEntry* find_end(Module& module, napi_env env, napi_value id) {
+  module.take_releases();
   uint32_t value = 0;
   if (napi_get_value_uint32(env, id, &value) != napi_ok) throw_type("the end must be a number");
   return module.ends.find(value);
@@ -274,6 +292,7 @@ void init_ends(napi_env env, napi_value exports) {
   Module& module = module_of(env);
   const Function functions[] = {
       {"endSend", end_send},
+      {"endSendData", end_send_data},
       {"endReserve", end_reserve},
       {"endCommit", end_commit},
       {"endAbort", end_abort},
@@ -295,6 +314,7 @@ void init_ends(napi_env env, napi_value exports) {
   };
   export_functions(env, exports, functions, &module);
   check(napi_set_named_property(env, exports, "scratch", module.scratch.array(env, napi_float64_array)));
+  check(napi_set_named_property(env, exports, "releases", module.releases.array(env, napi_uint32_array)));
 }
 
 } // namespace vmring::addon

@@ -41,6 +41,16 @@ void Module::handle_closed() {
   napi_remove_async_cleanup_hook(std::exchange(cleanup_, nullptr));
 }
 
+void Module::take_noted_releases() {
+  uint32_t* words = releases.get();
+  const uint32_t count = words[0] < kReleases ? words[0] : kReleases;
+  words[0] = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    EndEntry* end = ends.find(words[1 + 2 * i]);
+    if (end != nullptr && end->core.release(words[2 + 2 * i]) && end->owner != nullptr) end->owner->released(*end);
+  }
+}
+
 void Module::call(napi_value function, size_t count, const napi_value* arguments) noexcept {
   if (ended) return;
   napi_value global = nullptr, result = nullptr;

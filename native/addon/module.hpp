@@ -12,6 +12,7 @@
 namespace vmring::addon {
 
 inline constexpr uint32_t kReadyPairs = 1024; // ends reported per turn; the rest comes in the next
+inline constexpr uint32_t kReleases = 16;     // noted by JavaScript before it must call
 
 // Words that JavaScript sees as one typed array for ever.
 template <class T>
@@ -48,6 +49,11 @@ class Module : public std::enable_shared_from_this<Module> {
   void call(napi_value function, size_t count, const napi_value* arguments) noexcept;
   // A handle of the event loop has closed.
   void handle_closed();
+  // What JavaScript has released since its last call: {count, then end id and sequence number of each}. Looked at with every
+  // call that names an end, and before the loop sleeps.
+  void take_releases() {
+    if (releases.get()[0] != 0) take_noted_releases();
+  }
 
   napi_env env;
   Loop loop{*this};
@@ -56,6 +62,7 @@ class Module : public std::enable_shared_from_this<Module> {
   std::unordered_set<Member*> members; // those that are open
   std::unordered_set<Device*> devices;  // likewise
   SharedWords<double> scratch{6};
+  SharedWords<uint32_t> releases{1 + 2 * kReleases};
   SharedWords<uint32_t> pair_ready{2 * kReadyPairs};
   napi_ref region_class = nullptr;
   napi_ref peer_class = nullptr;
@@ -65,6 +72,7 @@ class Module : public std::enable_shared_from_this<Module> {
 
  private:
   void shut();
+  void take_noted_releases();
 
   napi_async_context context_ = nullptr;
   napi_async_cleanup_hook_handle cleanup_ = nullptr;

@@ -160,7 +160,7 @@ export class Channel
     if (bytes.length > this.#largest) throw this.#tooLarge(bytes.length)
     const session = this.#session
     if (session.out.sendId >= 0 && !this.#sender.busy) {
-      const status = native.endSend(session.out.sendId, bytes, Kind.DATA, 0)
+      const status = native.endSendData(session.out.sendId, bytes)
       if (status > 0) {
         this.#sender.sentMessages++
         this.#sender.sentBytes += bytes.length

@@ -88,22 +88,20 @@ export class Receiver {
 
   /** As next(), waiting on this thread up to `timeout` ms. */
   nextWait(timeout: number): Message | null {
-    // Under load the next message is there already: a look costs less than reading the clock.
-    const ready = this.next()
-    if (ready !== null) return ready
-    const deadline = performance.now() + timeout
-    let left = timeout
-    for (;;) {
-      this.#budget = Number.POSITIVE_INFINITY
+    if (!this.#session.end.blocking) return this.next()
+    this.#budget = Number.POSITIVE_INFINITY
+    // The clock is read for what needs a second look only.
+    let deadline = 0
+    for (let left = timeout; ; left = deadline - performance.now()) {
       const id = this.#session.receiveId
       if (id < 0) return null
-      const wait = this.#session.end.blocking ? Math.max(0, left) : 0
-      const kind = wait > 0 ? native.endReceiveWait(id, wait) : native.endReceive(id)
+      const kind = left > 0 ? native.endReceiveWait(id, left) : native.endReceive(id)
+      if (kind === 0 && left <= 0) return null
       if (kind !== 0) {
         const message = this.#take(kind)
         if (message !== undefined) return message
-      } else if (wait === 0) return null
-      left = deadline - performance.now()
+      }
+      if (deadline === 0) deadline = performance.now() + (kind === 0 ? 0 : timeout)
     }
   }
 

@@ -295,6 +295,8 @@ export interface EndFunctions {
 
   /** One copy into the outbox: 1, or a Status. `kind` DATA, FRAG, FRAG_LAST or FIN; `total` > 0 marks the first fragment of a message of that many bytes. */
   endSend(id: number, bytes: Uint8Array, kind: number, total: number): number
+  /** endSend of a whole message, kind DATA. `bytes` may be any view: the caller has looked at its type. */
+  endSendData(id: number, bytes: Uint8Array): number
   /** Absolute payload offset of a reservation of exactly `length` bytes, or a Status. */
   endReserve(id: number, length: number): number
   /**
@@ -311,6 +313,8 @@ export interface EndFunctions {
   readonly scratch: Float64Array
   /** Gives a received record back; out of order allowed. Twice: no effect, returns 0. */
   endRelease(id: number, sequence: number): number
+  /** [0] how many follow; then end id and sequence number of each record that the next call with an end gives back first */
+  readonly releases: Uint32Array
   /** Asks for Ready.WRITABLE once `length` payload bytes fit. True: they fit now (and nothing is asked). */
   endWantSpace(id: number, length: number): boolean
   /** Stops reading for good (receivers at a path change); records already lent stay readable. Returns `next`. */
