@@ -49,23 +49,19 @@ export class Receiver {
     this.#budget = BYTES_PER_TURN
     for (;;) {
       if (this.#rest !== null) at = this.#readRest(this.#rest, target, at, end)
-      if (at >= end || session.receiveId < 0) return at
-      const kind = native.endReceive(session.receiveId)
-      if (kind === 0) return at
-      if (
-        kind === Kind.DATA &&
-        this.#parts === null &&
-        scratch[1]! <= Math.min(end - at, session.maxMessage)
-      ) {
-        const length = scratch[1]!
-        const sequence = scratch[2]!
-        target.set(new Uint8Array(session.end.buffer, scratch[0]!, length), at)
-        at += length
-        this.receivedMessages++
-        this.receivedBytes += length
-        this.#giveBack(sequence)
-        continue
+      const id = session.receiveId
+      if (at >= end || id < 0) return at
+      if (this.#parts === null) {
+        const reached = native.endReadBytes(id, target, at, end)
+        this.receivedBytes += reached - at
+        this.receivedMessages += scratch[5]!
+        at = reached
+        if (scratch[5]! > 0) session.end.onRelease?.()
+      } else {
+        scratch[4] = native.endReceive(id)
       }
+      const kind = scratch[4]!
+      if (kind === 0) return at
       const message = this.#take(kind)
       if (message === null) return at
       if (message !== undefined) this.#rest = message
