@@ -5,8 +5,10 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 const TICKS_PER_SECOND = 100
+const PARTS = ['latency', 'gap', 'throughput', 'events', 'scale', 'idle']
 
 export const median = (values) => {
+  if (values.length === 0) return Number.NaN
   const sorted = [...values].sort((a, b) => a - b)
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
@@ -19,14 +21,16 @@ export function pick(report, wanted) {
   )
 }
 
-export function ratio(report, over, under, value) {
+/** One for each run that has both. */
+function ratios(report, over, under, value) {
   const others = pick(report, under)
-  const ratios = pick(report, over).flatMap((one) => {
+  return pick(report, over).flatMap((one) => {
     const other = others.find(({ run }) => run === one.run)
     return other === undefined ? [] : [value(one) / value(other)]
   })
-  return ratios.length === 0 ? Number.NaN : median(ratios)
 }
+
+export const ratio = (report, over, under, value) => median(ratios(report, over, under, value))
 
 export const p50 = (result) => result.roundTrip.p50
 const messages = (result) => result.messagesPerSecond
@@ -36,8 +40,8 @@ const opening = (result) => result.openNanoseconds
 function claims({ latency, gap, throughput, events, scale, idle }) {
   const busy = { transport: 'shm', mode: 'busy', api: 'sync', fill: 'copy' }
   const unix = { transport: 'unix' }
-  const oneWay = (size, fill = 'copy') =>
-    ratio(throughput, { ...busy, fill, size, touch: 'header' }, { ...unix, size, touch: 'header' }, messages)
+  const oneWay = (size, touch = 'header') =>
+    ratio(throughput, { ...busy, size, touch }, { ...unix, size, touch }, messages)
   const list = []
   const claim = (text, kind, limit, figure, unit = '×') => list.push({ text, kind, limit, figure, unit })
   if (latency) {
@@ -63,15 +67,19 @@ function claims({ latency, gap, throughput, events, scale, idle }) {
     const floor = median(pick(gap, adaptive).map(p50)) / gap.floor.eventfdRoundTrip
     claim('adaptive, a gap of 5 ms: times the eventfd floor', 'most', 1.3, floor)
     claim('adaptive, a gap of 5 ms: times unix', 'most', 1, ratio(gap, adaptive, unix, p50))
+    claim('the same, the worst run', 'shown', 0, Math.max(...ratios(gap, adaptive, unix, p50)))
   }
   if (throughput) {
-    claim('one way, 64 B: times unix', 'least', 20, oneWay(64))
-    claim('one way, 1 KiB: times unix', 'least', 20, oneWay(1024))
-    claim('one way, 64 KiB copied in: times unix', 'least', 15, oneWay(65536))
-    const bytes = (fill) =>
-      median(
-        pick(throughput, { ...busy, fill, size: 65536, touch: 'header' }).map((one) => one.bytesPerSecond),
-      )
+    for (const [size, name, limit] of [
+      [64, '64 B', 20],
+      [1024, '1 KiB', 20],
+      [65536, '64 KiB copied in', 15],
+    ]) {
+      claim(`one way, ${name}: times unix`, 'least', limit, oneWay(size))
+      claim('the same, a sum over every byte', 'shown', 0, oneWay(size, 'all'))
+    }
+    const bytes = (fill, touch = 'header') =>
+      median(pick(throughput, { ...busy, fill, size: 65536, touch }).map((one) => one.bytesPerSecond))
     const { memcpyBytesPerSecond } = throughput.floor
     const { fillBytesPerSecond } = throughput.environment
     claim('one way, 64 KiB copied in: share of memcpy', 'least', 0.5, bytes('copy') / memcpyBytesPerSecond)
@@ -81,6 +89,7 @@ function claims({ latency, gap, throughput, events, scale, idle }) {
       0,
       bytes('reserve') / fillBytesPerSecond,
     )
+    claim('the same, a sum over every byte', 'shown', 0, bytes('reserve', 'all') / fillBytesPerSecond)
   }
   if (events) {
     for (const api of ['event', 'iterate']) {
@@ -118,7 +127,7 @@ function claims({ latency, gap, throughput, events, scale, idle }) {
 
 export function readResults(folder) {
   const reports = {}
-  for (const name of ['latency', 'gap', 'throughput', 'events', 'scale', 'idle']) {
+  for (const name of PARTS) {
     const path = join(folder, `${name}.json`)
     if (existsSync(path)) reports[name] = JSON.parse(readFileSync(path, 'utf8'))
   }
@@ -126,10 +135,14 @@ export function readResults(folder) {
 }
 
 export function report(folder) {
-  const list = claims(readResults(folder))
+  const reports = readResults(folder)
+  const list = claims(reports)
+  for (const name of PARTS.filter((part) => !reports[part]))
+    list.push({ text: `npm run bench -- --only ${name}`, kind: 'absent' })
   const held = ({ kind, limit, figure }) =>
-    kind === 'shown' || (kind === 'most' ? figure <= limit : figure >= limit)
+    kind === 'shown' || (kind === 'most' && figure <= limit) || (kind === 'least' && figure >= limit)
   const lines = list.map((claim) => {
+    if (claim.kind === 'absent') return `ABSENT  ${claim.text}`
     const { text, kind, limit, figure, unit } = claim
     const words = kind === 'shown' ? '' : `  (at ${kind} ${limit})`
     const number = Math.abs(figure) >= 100 ? figure.toFixed(0) : figure.toPrecision(3)

@@ -27,8 +27,8 @@ uint32_t most_per_record(EndEntry& end, napi_env env, napi_value limit) {
 
 } // namespace
 
-// (id, target, at, end): copies records to `target` from `at` and gives them back; returns where it stopped. scratch[4]: 0, or
-// the kind of the record that came next and is none of this, or a status; it is lent as by endReceive. scratch[5]: the records.
+// (id, target, at, end): copies records to `target` from `at` and gives them back; returns where it stopped. scratch[5]: 0, or
+// the kind of the record that came next and is none of this, or a status; it is lent as by endReceive. scratch[6]: the records.
 napi_value end_read_bytes(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const Arguments<4> arguments(env, info);
@@ -51,8 +51,8 @@ napi_value end_read_bytes(napi_env env, napi_callback_info info) {
       end->core.release(static_cast<uint32_t>(scratch[2]));
       if (end->owner != nullptr) end->owner->released(*end);
     }
-    scratch[4] = kind;
-    scratch[5] = records;
+    scratch[5] = kind;
+    scratch[6] = records;
     return make_number(env, static_cast<double>(at));
   });
 }

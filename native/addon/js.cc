@@ -119,16 +119,6 @@ Bytes to_bytes(napi_env env, napi_value value, const char* name) {
   return {static_cast<const uint8_t*>(data), length};
 }
 
-Bytes to_view(napi_env env, napi_value value, const char* name) {
-  bool view = false;
-  void* data = nullptr;
-  size_t length = 0;
-  if (napi_is_buffer(env, value, &view) != napi_ok || !view || napi_get_buffer_info(env, value, &data, &length) != napi_ok) {
-    throw_type(std::string(name) + " must be a Uint8Array");
-  }
-  return {static_cast<const uint8_t*>(data), length};
-}
-
 napi_value make_number(napi_env env, double value) {
   napi_value result = nullptr;
   check(napi_create_double(env, value, &result));

@@ -94,8 +94,6 @@ struct Bytes {
   size_t length;
 };
 Bytes to_bytes(napi_env env, napi_value value, const char* name);
-// Any typed array or DataView: without a look at its type, which costs more than the rest.
-Bytes to_view(napi_env env, napi_value value, const char* name);
 
 napi_value make_number(napi_env env, double value);
 napi_value make_int(napi_env env, int32_t value);

@@ -9,13 +9,8 @@
 namespace vmring::addon {
 namespace {
 
-constexpr uint64_t kSpinNanoseconds = 4'000; // per turn of a hot loop
-constexpr uint64_t kShortYield = 1'500;       // nobody else ran meanwhile
-constexpr uint64_t kLongYield = 50'000;       // to sleep and be woken would have taken less
-constexpr uint64_t kFirstCrowded = 1'000'000; // and so we do for that long, twice as long if it happens again
-constexpr uint64_t kLongestCrowded = 64'000'000;
-constexpr int kSpinWorth = 8;       // at most; a success counts two, a failure one
-constexpr uint32_t kTrySpin = 32;   // one wait of so many tries whether spinning pays again
+constexpr uint64_t kSpinNanoseconds = 4'000;  // per turn of a hot loop
+constexpr uint64_t kStayNanoseconds = 40'000; // in one turn, while messages come
 constexpr uint64_t kNoTimer = ~uint64_t{0};
 
 template <class Handle>
@@ -24,8 +19,6 @@ uv_handle_t* base(Handle* handle) {
 }
 
 } // namespace
-
-Loop::Loop(Module& module) : module_(module), spin_worth_(kSpinWorth) {}
 
 void Loop::open(napi_env env) {
   check(napi_get_uv_event_loop(env, &uv_));
@@ -146,50 +139,38 @@ void Loop::on_timer() {
 void Loop::on_idle() {
   module_.pairs.process();
   const uint64_t start = steady_nanoseconds();
-  bool hot = false;
-  for (const auto& member : members_) hot = hot || member->hot(start);
-  if (hot && !module_.pairs.pending()) wait_hot(start);
-  for (const auto& member : members()) {
-    if (member->has_news()) member->process();
+  // A turn of the event loop costs a system call and two looks around, more than a message. So while messages come, turns are left out, for
+  // a bounded time.
+  for (uint64_t now = start; now < start + kStayNanoseconds; now = steady_nanoseconds()) {
+    bool hot = false;
+    for (const auto& member : members_) hot = hot || member->hot(now);
+    const Found found = hot && !module_.pairs.pending() ? spin(now + kSpinNanoseconds) : Found::nothing;
+    for (const auto& member : members()) {
+      if (found == Found::ready) {
+        member->serve();
+      } else if (member->has_news()) {
+        member->process();
+      }
+    }
+    if (found != Found::ready || handles_ == nullptr || holders_ == 0) return;
   }
 }
 
-bool Loop::any_news() const {
-  for (const auto& member : members_) {
-    if (member->has_news()) return true;
-  }
-  return false;
-}
-
-void Loop::wait_hot(uint64_t start) {
-  if (any_news()) return;
-  const bool spins = spin_worth_ > 0 || ++unspun_ % kTrySpin == 0;
-  if (spins && spin(start + kSpinNanoseconds)) {
-    spin_worth_ = spin_worth_ + 2 < kSpinWorth ? spin_worth_ + 2 : kSpinWorth;
-    crowded_ /= 2;
-    return;
-  }
-  const uint64_t before = spins ? steady_nanoseconds() : start;
-  sched_yield(); // perhaps whoever should answer waits for this processor
-  const uint64_t now = steady_nanoseconds();
-  if (now - before > kLongYield) {
-    crowded_ = crowded_ < kFirstCrowded ? kFirstCrowded : crowded_ * 2 < kLongestCrowded ? crowded_ * 2 : kLongestCrowded;
-    crowded_until_ = now + crowded_;
-  } else if (spins && spin_worth_ > 0 && now - before > kShortYield && any_news()) {
-    --spin_worth_;
-  }
-}
-
-// False: the time is over and nothing has come.
-bool Loop::spin(uint64_t until) {
+Loop::Found Loop::spin(uint64_t until) {
   for (uint32_t turn = 0;; ++turn) {
     for (const auto& member : members_) {
+      if (member->any_ready()) return Found::ready;
       // Bells are somebody else's cache lines: they are looked at less often than the ends that are in use.
-      if (member->any_ready() || (turn % 16 == 15 && member->has_news())) return true;
+      if (turn % 16 == 15 && member->has_news()) return Found::news;
     }
-    if (turn % 8 == 7 && steady_nanoseconds() >= until) return false;
+    if (turn % 8 == 7 && steady_nanoseconds() >= until) break;
     relax();
   }
+  const uint64_t before = steady_nanoseconds();
+  sched_yield(); // nothing for so long: perhaps whoever should answer waits for this processor
+  const uint64_t after = steady_nanoseconds();
+  for (const auto& member : members_) member->yielded(before, after);
+  return Found::nothing;
 }
 
 } // namespace vmring::addon

@@ -4,10 +4,6 @@
 //   (poll)    the loop sleeps on the doorbells, unless the idle handle runs
 //   check     awake again; whatever came is processed
 //   idle      while hot: spin natively for a few microseconds, then let the loop turn so that other I/O is served
-//
-// Spinning pays only while the other side has a processor of its own. Whether it has, the loop learns from what becomes of its
-// own waits: a spin that finds nothing, and a yield that does, say that both share one; a yield that takes long, that others
-// want it too, and then nothing is better than to sleep and be woken.
 #pragma once
 
 #include <uv.h>
@@ -24,7 +20,7 @@ class Module;
 
 class Loop {
  public:
-  explicit Loop(Module& module);
+  explicit Loop(Module& module) : module_(module) {}
   void open(napi_env env);
   // Closes every handle for good, at the end of the environment.
   void shut();
@@ -43,8 +39,6 @@ class Loop {
   void handle_opened() { ++open_handles_; }
   void handle_closed();
   size_t open_handles() const { return open_handles_; }
-  // Until then (steady ns) an adaptive member sleeps at once when it has nothing to do.
-  uint64_t crowded_until() const { return crowded_until_; }
 
  private:
   struct Handles {
@@ -59,9 +53,8 @@ class Loop {
   void on_check();
   void on_idle();
   void on_timer();
-  bool spin(uint64_t until);
-  void wait_hot(uint64_t start);
-  bool any_news() const;
+  enum class Found { nothing, ready, news };
+  Found spin(uint64_t until);
   std::vector<std::shared_ptr<Member>> members() const { return members_; } // a copy: callbacks change the list
 
   Module& module_;
@@ -70,10 +63,6 @@ class Loop {
   std::vector<std::shared_ptr<Member>> members_;
   size_t holders_ = 0;
   size_t open_handles_ = 0;
-  int spin_worth_; // 0: spinning has found nothing for long
-  uint32_t unspun_ = 0;
-  uint64_t crowded_ = 0; // how long the next crowded time will be
-  uint64_t crowded_until_ = 0;
 };
 
 } // namespace vmring::addon

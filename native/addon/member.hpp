@@ -115,9 +115,15 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   uint64_t poll_delay();
   void woke();
   bool has_news();
+  // This thread has given its processor away, from `before` to `after`. That took long: somebody else needs it, and whoever spins gets it
+  // back as late as anybody, whereas whoever is woken gets it at once. So `adaptive` sleeps for a while instead.
+  void yielded(uint64_t before, uint64_t after);
+  bool crowded(uint64_t now) const { return options_.mode == Mode::adaptive && has_doorbell() && now < crowded_until_; }
   bool hot(uint64_t now) const { return options_.mode == Mode::busy || now < hot_until_; }
   void look_at_table() { table_due_ = true; }
   void process();
+  // Of process() the part for ends that are in use; bells and control messages have their turn with the event loop's.
+  void serve();
 
   struct Counters {
     uint64_t doorbells = 0, sleeps = 0, wakeups = 0;
@@ -169,6 +175,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   void scan();
   void check_stalls();
   void take_bells();
+  void tell_ready();
   void deliver_events();
   void deliver_control();
   void report_lost();
@@ -206,6 +213,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   bool table_due_ = true;
   bool watched_ = false;
   uint64_t hot_until_ = 0;
+  uint64_t crowded_until_ = 0;
   uint64_t last_traffic_ = 0;
   uint64_t next_scan_ = 0;
 

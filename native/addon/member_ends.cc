@@ -11,7 +11,7 @@
 namespace vmring::addon {
 namespace {
 
-constexpr uint32_t kTurnsWithoutClock = 32;
+constexpr uint32_t kTurnsWithoutClock = 128;      // some 2 µs
 constexpr uint64_t kYieldAfter = 4'000;          // of spinning: perhaps whoever should answer waits for this processor
 constexpr uint64_t kShortSpin = 50'000;          // before a synchronous receive goes to sleep
 constexpr uint64_t kLongestNap = 1'000'000;      // of a synchronous receive without interrupts
@@ -78,7 +78,7 @@ void Member::attach_end(EndEntry& end, const RingOffer& theirs) {
     throw_code("ERR_VMRING_PROTOCOL", "the other side offers a ring that does not lie in its section, or of another size");
   }
   if (end.core.tx().in_use() != 0) published(end); // sent before anybody could be rung
-  activate(end);
+  suspect(end);
 }
 
 void Member::free_end(EndEntry& end) {
@@ -147,6 +147,7 @@ void Member::wait(EndEntry& end, uint64_t timeout) {
   uint64_t now = steady_nanoseconds();
   const uint64_t deadline = now + timeout;
   uint64_t until = options_.mode == Mode::event && has_doorbell() ? now : now + kShortSpin;
+  if (crowded(now)) until = now;
   if (options_.mode == Mode::busy || until > deadline) until = deadline;
   uint64_t yield_at = now + kYieldAfter;
   for (uint32_t turn = 1;; ++turn) {
@@ -156,7 +157,11 @@ void Member::wait(EndEntry& end, uint64_t timeout) {
       if (now >= deadline || end.lost()) return;
       if (now >= until) break;
       if (now >= yield_at) {
+        const uint64_t before = now;
         sched_yield();
+        now = steady_nanoseconds();
+        yielded(before, now);
+        if (crowded(now)) break;
         yield_at = now + kYieldAfter;
       }
       if (turn % 16384 == 0) {

@@ -8,6 +8,8 @@ namespace vmring::addon {
 namespace {
 
 constexpr uint64_t kHotNanoseconds = 100'000;    // adaptive: keep looking this long after the last message
+constexpr uint64_t kCrowdedYield = 200'000;      // nobody gives a processor back so late who does not need it
+constexpr uint64_t kCrowdedNanoseconds = 50'000'000;
 constexpr uint64_t kScanNanoseconds = 5'000'000; // the table is looked at this often while hot
 constexpr uint32_t kControlPerTurn = 32;         // control messages of one peer
 constexpr uint64_t kMillisecond = 1'000'000;
@@ -33,6 +35,12 @@ void Member::woke() {
   if (!mapping_->lost()) sleeper_.awake();
 }
 
+void Member::yielded(uint64_t before, uint64_t after) {
+  if (after - before < kCrowdedYield) return;
+  crowded_until_ = after + kCrowdedNanoseconds;
+  if (crowded(after)) hot_until_ = 0;
+}
+
 bool Member::has_news() {
   if (closed_) return false;
   if (signalled_ || attention_.load(std::memory_order_relaxed) != 0 || !events_.empty()) return true;
@@ -52,9 +60,9 @@ bool Member::may_sleep() {
     if (traffic_) {
       traffic_ = false;
       last_traffic_ = now;
-      hot_until_ = options_.mode == Mode::adaptive ? now + kHotNanoseconds : 0;
+      hot_until_ = options_.mode == Mode::adaptive && !crowded(now) ? now + kHotNanoseconds : 0;
     }
-    if (now < hot_until_ && now >= module_.loop.crowded_until()) return false;
+    if (now < hot_until_) return false;
     hot_until_ = 0;
   }
   if (options_.mode == Mode::busy) return false;
@@ -97,11 +105,23 @@ void Member::process() {
     if ((attention & kStall) != 0) check_stalls();
     deliver_events();
   }
-  if (!closed_) {
-    const uint32_t count = collect(ready_, kReadyPairs);
-    if (count != 0 && listener_ != nullptr) listener_->on_ready(count);
-  }
+  tell_ready();
   processing_ = false;
+}
+
+void Member::serve() {
+  if (mapping_->lost()) return process();
+  if (closed_ || processing_) return;
+  const std::shared_ptr<Member> keep = shared_from_this();
+  processing_ = true;
+  tell_ready();
+  processing_ = false;
+}
+
+void Member::tell_ready() {
+  if (closed_) return;
+  const uint32_t count = collect(ready_, kReadyPairs);
+  if (count != 0 && listener_ != nullptr) listener_->on_ready(count);
 }
 
 void Member::report_lost() {
@@ -145,9 +165,10 @@ void Member::take_bells() {
     const uint32_t groups = other.remote->take_news();
     traffic_ = true;
     other.control_pending = true;
+    if (groups == 1) continue; // control messages alone
     for (const uint32_t id : other.ends) {
       EndEntry* end = table_.find(id);
-      if (end != nullptr && (groups >> bell_group(end->core.offer().bell) & 1) != 0) activate(*end);
+      if (end != nullptr && (groups >> bell_group(end->core.offer().bell) & 1) != 0) suspect(*end);
     }
   }
 }

@@ -9,7 +9,10 @@ namespace vmring::addon {
 // over when the last handle has said so.
 Module::Module(napi_env environment) : env(environment) {}
 
+thread_local Module* Module::current_ = nullptr;
+
 void Module::open() {
+  current_ = this;
   loop.open(env);
   napi_value name = make_string(env, "vmring");
   check(napi_async_init(env, nullptr, name, &context_));
@@ -26,6 +29,7 @@ void Module::open() {
 void Module::shut() {
   if (ended) return;
   ended = true;
+  current_ = nullptr;
   while (!members.empty()) {
     Member* member = *members.begin();
     members.erase(members.begin());

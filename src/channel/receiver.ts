@@ -2,6 +2,7 @@
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { Kind, Status } from '../native/types.js'
+import { giveBack, receiveRecord, receiveRecordWait } from '../ring/hot.js'
 import { Message } from '../ring/message.js'
 import type { Session } from '../session/session.js'
 
@@ -32,7 +33,7 @@ export class Receiver {
     for (;;) {
       const id = this.#session.receiveId
       if (id < 0) return null
-      const kind = native.endReceive(id)
+      const kind = receiveRecord(id)
       if (kind === 0) return null
       const message = this.#take(kind)
       if (message !== undefined) return message
@@ -54,13 +55,13 @@ export class Receiver {
       if (this.#parts === null) {
         const reached = native.endReadBytes(id, target, at, end)
         this.receivedBytes += reached - at
-        this.receivedMessages += scratch[5]!
+        this.receivedMessages += scratch[6]!
         at = reached
-        if (scratch[5]! > 0) session.end.onRelease?.()
+        if (scratch[6]! > 0) session.end.onRelease?.()
       } else {
-        scratch[4] = native.endReceive(id)
+        scratch[5] = receiveRecord(id)
       }
-      const kind = scratch[4]!
+      const kind = scratch[5]!
       if (kind === 0) return at
       const message = this.#take(kind)
       if (message === null) return at
@@ -91,7 +92,7 @@ export class Receiver {
     for (let left = timeout; ; left = deadline - performance.now()) {
       const id = this.#session.receiveId
       if (id < 0) return null
-      const kind = left > 0 ? native.endReceiveWait(id, left) : native.endReceive(id)
+      const kind = left > 0 ? receiveRecordWait(id, left) : receiveRecord(id)
       if (kind === 0 && left <= 0) return null
       if (kind !== 0) {
         const message = this.#take(kind)

@@ -295,8 +295,6 @@ export interface EndFunctions {
 
   /** One copy into the outbox: 1, or a Status. `kind` DATA, FRAG, FRAG_LAST or FIN; `total` > 0 marks the first fragment of a message of that many bytes. */
   endSend(id: number, bytes: Uint8Array, kind: number, total: number): number
-  /** endSend of a whole message, kind DATA. `bytes` may be any view: the caller has looked at its type. */
-  endSendData(id: number, bytes: Uint8Array): number
   /** Absolute payload offset of a reservation of exactly `length` bytes, or a Status. */
   endReserve(id: number, length: number): number
   /**
@@ -307,8 +305,8 @@ export interface EndFunctions {
   endAbort(id: number): number
   /**
    * Copies DATA records to `target` from `at` up to `end`, as one stream of bytes, and gives them back. Returns where it stopped.
-   * scratch[4]: 0, a Status, or the Kind of a record that is longer than what is left or none of DATA, lent as by endReceive;
-   * scratch[5]: how many records were taken.
+   * scratch[5]: 0, a Status, or the Kind of a record that is longer than what is left or none of DATA, lent as by endReceive;
+   * scratch[6]: how many records were taken.
    */
   endReadBytes(id: number, target: Uint8Array, at: number, end: number): number
   /**
@@ -322,8 +320,20 @@ export interface EndFunctions {
   endReceive(id: number): number
   /** As endReceive, but waits up to `timeout` ms on this thread (spinning in busy mode, else sleeping on the doorbell). */
   endReceiveWait(id: number, timeout: number): number
-  /** [0] absolute payload offset, [1] length, [2] sequence number, [3] total length of a fragmented message (first fragment only, else 0), [4] and [5] see endReadBytes */
+  /**
+   * [0] absolute payload offset, [1] length, [2] sequence number, [3] total length of a fragmented message (first fragment only, else 0);
+   * [4] is the timeout of hotReceiveWait, [5] and [6] are results of endReadBytes
+   */
   readonly scratch: Float64Array
+  /**
+   * endReceive, endReceiveWait, and endSend of a whole message, without arguments: src/ring/hot.ts. `hot`: [0] end id, [1] length of the
+   * message in `staging`, [2] result.
+   */
+  hotReceive(): void
+  hotReceiveWait(): void
+  hotSend(): void
+  readonly hot: Int32Array
+  readonly staging: Uint8Array
   /** Gives a received record back; out of order allowed. Twice: no effect, returns 0. */
   endRelease(id: number, sequence: number): number
   /** [0] how many follow; then end id and sequence number of each record that the next call with an end gives back first */

@@ -5,29 +5,8 @@
  * UTF-8 decoders size in one pass and write in another.
  */
 import { VmringError } from '../errors.js'
-import { native } from '../native/binding.js'
 import type { EndHandle } from './ends.js'
-
-const { releases } = native
-const MOST_RELEASES = (releases.length - 1) / 2
-/** A note is for messages so small that all notes together are no more of the ring than may wait anyway. */
-const SMALL_SHARE = 4 * MOST_RELEASES
-
-/**
- * Gives a record back to the sender. Of a small one a note is left, which the addon reads with its next call or before the event loop sleeps:
- * the sender would not hear of it sooner in any case.
- */
-export function giveBack(end: EndHandle, length: number, sequence: number): void {
-  const count = releases[0]!
-  if (end.onRelease === null && count < MOST_RELEASES && length * SMALL_SHARE <= end.capacity) {
-    releases[2 * count + 1] = end.id
-    releases[2 * count + 2] = sequence
-    releases[0] = count + 1
-    return
-  }
-  native.endRelease(end.id, sequence)
-  if (end.onRelease !== null) end.onRelease()
-}
+import { giveBack } from './hot.js'
 
 const decoder = new TextDecoder('utf-8')
 

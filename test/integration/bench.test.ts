@@ -56,12 +56,12 @@ const always = {
 }
 const ours = { peers: 2, doorbells: number, suppressed: number, bytesPerChannel: number }
 
-test('latency: every transport that needs nothing, every interface; the JSON has these fields and no others', async () => {
+test('latency: every transport of one machine, every interface; the JSON has these fields and no others', async () => {
   const report = await measured(
     ...[
       'latency',
       '--transport',
-      'shm,socket,unix,tcp,messageport',
+      'shm,socket,unix,tcp,messageport,zeromq',
       '--mode',
       'adaptive',
       '--api',
@@ -95,6 +95,7 @@ test('latency: every transport that needs nothing, every interface; the JSON has
     { ...foreign, transport: 'unix' },
     { ...foreign, transport: 'tcp' },
     { ...foreign, transport: 'messageport', sameProcess: true },
+    { ...foreign, transport: 'zeromq' },
   ])
   for (const { samples, roundTrip: trip } of report.results) {
     expect(samples).toBeGreaterThan(0)
@@ -117,7 +118,7 @@ test('throughput: filled in place and copied, every byte summed, whole and in pi
     '--size',
     '64k',
   ]
-  const { results } = await measured('throughput', '--transport', 'shm,unix,messageport', ...args)
+  const { results } = await measured('throughput', '--transport', 'shm,unix,messageport,zeromq', ...args)
   expect(results.map(({ transport, api, fill }) => [transport, api, fill])).toEqual([
     ['shm', 'sync', 'copy'],
     ['shm', 'sync', 'reserve'],
@@ -125,6 +126,7 @@ test('throughput: filled in place and copied, every byte summed, whole and in pi
     ['shm', 'event', 'reserve'],
     ['unix', 'event', 'copy'],
     ['messageport', 'event', 'copy'],
+    ['zeromq', 'event', 'copy'],
   ])
   for (const result of results) {
     expect(result).toMatchObject({ test: 'throughput', touch: 'all', size: 65536, ...sound })
@@ -300,7 +302,6 @@ test.each([
   [['latency', '--channels', '1,2'], 2, /bench scale alone/],
   [['latency', '--fill', 'reserve', '--size', '64k', '--ring', '64k'], 2, /above a quarter of the ring/],
   [['latency', '--transport', 'vsock'], 1, /measured between guests/],
-  [['latency', '--transport', 'zeromq'], 1, /npm install zeromq/],
   [['latency', '--listen', 'a', '--connect', 'a'], 2, /two sides/],
   [['latency', '--connect', 'a', '--transport', 'unix'], 2, /does not lead to another machine/],
   [['latency', '--connect', 'a', '--wait', 'long'], 2, /--wait/],
@@ -313,6 +314,13 @@ test.each([
   const said = await bench([...args])
   expect(said.stderr).toMatch(message)
   expect(said).toMatchObject({ code, text: '' })
+})
+
+test('without the package zeromq: said before anything is measured', async () => {
+  const hook = new URL('../support/without-zeromq.mjs', import.meta.url).href
+  const said = await bench(['latency', '--transport', 'zeromq'], { NODE_OPTIONS: `--import=${hook}` })
+  expect(said.stderr).toMatch(/npm install zeromq/)
+  expect(said).toMatchObject({ code: 1, text: '' })
 })
 
 test('between two machines: each side starts one process for each run', async () => {
