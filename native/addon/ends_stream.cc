@@ -34,7 +34,7 @@ napi_value end_read_bytes(napi_env env, napi_callback_info info) {
     const Arguments<4> arguments(env, info);
     Module& module = module_behind(arguments.data);
     EndEntry* end = find_end(module, env, arguments[0]);
-    const Bytes target = to_view(env, arguments[1], "the target");
+    const Bytes target = to_bytes(env, arguments[1], "the target");
     auto [at, stop] = to_range(env, arguments[2], arguments[3], target.length);
     double* scratch = module.scratch.get();
     int32_t kind = end == nullptr ? status::closed : status::none;
@@ -63,7 +63,7 @@ napi_value end_write_bytes(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const Arguments<4> arguments(env, info);
     EndEntry* end = find_end(module_behind(arguments.data), env, arguments[0]);
-    const Bytes bytes = to_view(env, arguments[1], "the bytes");
+    const Bytes bytes = to_bytes(env, arguments[1], "the bytes");
     const double from = to_double(env, arguments[2], "the beginning");
     if (!(from >= 0 && from <= static_cast<double>(bytes.length))) throw_range("outside of the bytes");
     if (const int32_t obstacle = send_obstacle(end)) return make_int(env, obstacle);

@@ -338,7 +338,7 @@ export class Channel
 
   /** @internal */
   onWritable(): void {
-    if (this.#bytes !== null) return this.#bytes.onWritable()
+    this.#bytes?.onWritable()
     if (this.#sender.busy) this.#sender.run()
     if (this.#sender.busy || !this.#drainDue || this.#session.out.sendId < 0) return
     this.#drainDue = false

@@ -2,7 +2,7 @@
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { Kind, Status } from '../native/types.js'
-import { giveBack, receiveRecord, receiveRecordWait } from '../ring/hot.js'
+import { receiveRecord, receiveRecordWait } from '../ring/hot.js'
 import { Message } from '../ring/message.js'
 import type { Session } from '../session/session.js'
 
