@@ -13,6 +13,9 @@ export interface ByteSink {
   onDrain(): void
 }
 
+/** Most bytes of one message, which is read in one go then; and of one piece that is kept. */
+const MOST_AT_ONCE = 64 * 1024
+
 export class ByteStream {
   readonly #session: Session
   readonly #sender: Sender
@@ -21,12 +24,15 @@ export class ByteStream {
   readonly #limit: number
   readonly #sink: ByteSink
   #drainDue = false
+  /** what has come and stands in private memory already */
+  #kept: Uint8Array[] = []
+  #whenRead: (() => void)[] = []
 
   constructor(session: Session, sender: Sender, receiver: Receiver, limit: number, sink: ByteSink) {
     this.#session = session
     this.#sender = sender
     this.#receiver = receiver
-    this.#limit = limit
+    this.#limit = Math.min(limit, MOST_AT_ONCE)
     this.#sink = sink
   }
 
@@ -37,7 +43,47 @@ export class ByteStream {
 
   /** Copies to `target` from `at` up to `end` and returns where it stopped; before `end` when there is nothing more now. */
   read(target: Uint8Array, at: number, end: number): number {
-    return this.#receiver.readInto(target, at, end)
+    if (this.#kept.length > 0) at = this.#readKept(target, at, end)
+    return at < end ? this.#receiver.readInto(target, at, end) : at
+  }
+
+  #readKept(target: Uint8Array, at: number, end: number): number {
+    const kept = this.#kept
+    while (kept.length > 0 && at < end) {
+      const part = kept[0]!.subarray(0, end - at)
+      target.set(part, at)
+      at += part.length
+      if (part.length === kept[0]!.length) kept.shift()
+      else kept[0] = kept[0]!.subarray(part.length)
+    }
+    if (kept.length === 0) this.#allRead()
+    return at
+  }
+
+  #allRead(): void {
+    for (const callback of this.#whenRead.splice(0)) process.nextTick(callback)
+  }
+
+  /** Takes what has come into private memory, because where it stands may soon be another's. The most is what a ring holds. */
+  keep(): void {
+    for (let filled = MOST_AT_ONCE; filled === MOST_AT_ONCE; ) {
+      const chunk = new Uint8Array(MOST_AT_ONCE)
+      filled = this.#receiver.readInto(chunk, 0, chunk.length)
+      if (filled > 0) this.#kept.push(chunk.slice(0, filled))
+    }
+    if (this.#kept.length > 0) process.nextTick(() => this.#sink.onReadable())
+  }
+
+  /** Nobody will read. */
+  drop(): void {
+    this.#kept = []
+    this.#allRead()
+  }
+
+  /** Calls back once everything that was kept has been read. */
+  whenRead(callback: () => void): void {
+    if (this.#kept.length === 0) callback()
+    else this.#whenRead.push(callback)
   }
 
   /** Sends a copy of what `bytes` has from `at` on, and returns where it stopped: before the end when `onDrain` follows. */
@@ -76,7 +122,7 @@ export class ByteStream {
   }
 
   onReadable(): void {
-    if (this.#session.onlyFinLeft()) this.#receiver.next()
+    if (!this.#receiver.begun && this.#session.onlyFinLeft()) this.#receiver.next()
     else this.#sink.onReadable()
   }
 

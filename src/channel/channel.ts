@@ -302,11 +302,24 @@ export class Channel
 
   #onEnd(): void {
     this.#ended = true
-    process.nextTick(() => {
+    this.#whenRead(() => {
       this.#emit('end')
       this.#dispatcher.ended()
       this.#session.finDelivered()
     })
+  }
+
+  /** In the next turn, or when a socket has read what was kept for it. */
+  #whenRead(callback: () => void): void {
+    process.nextTick(() => {
+      if (this.#bytes === null) callback()
+      else this.#bytes.whenRead(callback)
+    })
+  }
+
+  /** @internal */
+  onLeaving(): void {
+    if (this.#mode === 'bytes') this.#bytes?.keep()
   }
 
   // ---- what the session tells ------------------------------------------------------------------------------------
@@ -375,7 +388,7 @@ export class Channel
     this.#sender.fail(closedError(this.#session))
     this.#receiver.reset()
     this.#onClosed?.(error)
-    process.nextTick(() => {
+    this.#whenRead(() => {
       this.#dispatcher.closed(error)
       if (error !== null && this.listenerCount('error') > 0) this.#emit('error', error)
       this.#emit('close')
@@ -408,6 +421,7 @@ export class Channel
   close(): Promise<void> {
     if (this.#mode !== 'discard' && !this.#over) {
       this.#mode = 'discard'
+      this.#bytes?.drop()
       this.end()
       this.#dispatcher.ended()
       this.#receiver.reset()

@@ -52,21 +52,28 @@ export class Receiver {
       if (this.#rest !== null) at = this.#readRest(this.#rest, target, at, end)
       const id = session.receiveId
       if (at >= end || id < 0) return at
+      let records = 0
       if (this.#parts === null) {
         const reached = native.endReadBytes(id, target, at, end)
+        records = scratch[6]!
         this.receivedBytes += reached - at
-        this.receivedMessages += scratch[6]!
+        this.receivedMessages += records
         at = reached
-        if (scratch[6]! > 0) session.end.onRelease?.()
       } else {
         scratch[5] = receiveRecord(id)
       }
       const kind = scratch[5]!
-      if (kind === 0) return at
-      const message = this.#take(kind)
+      const message = kind === 0 ? null : this.#take(kind)
+      // Whoever waits for releases may make the addon fill `scratch` again.
+      if (records > 0) session.end.onRelease?.()
       if (message === null) return at
       if (message !== undefined) this.#rest = message
     }
+  }
+
+  /** Of a message that readInto() has begun something is left. */
+  get begun(): boolean {
+    return this.#rest !== null
   }
 
   #readRest(rest: Message, target: Uint8Array, at: number, end: number): number {

@@ -1,7 +1,7 @@
 /** The bytes of one socket over one channel: back-pressure, half-close and end in both directions. */
 import type { ByteStream } from '../channel/byte-stream.js'
 import type { Channel } from '../channel/channel.js'
-import { asError } from '../errors.js'
+import { asError, VmringError } from '../errors.js'
 import { brokenPipe } from './failure.js'
 
 /** What a link tells its socket. */
@@ -244,7 +244,9 @@ export class Link {
   /** The channel is over. In good order, what remains to be seen of it is the end. */
   #over(): void {
     if (this.#closed) return
-    const { error } = this.#channel.stats()
+    let { error } = this.#channel.stats()
+    // a process that has said its last word may go
+    if (this.#channel.readableEnded && codeOf(error) === 'ERR_VMRING_PEER_GONE') error = null
     if (error !== null) {
       this.#closed = true
       this.#reading = false
@@ -261,6 +263,10 @@ const textForms: { [encoding: string]: 'utf8' | 'latin1' | undefined } = {
   latin1: 'latin1',
   binary: 'latin1',
   ascii: 'latin1',
+}
+
+function codeOf(error: Error | null): string | null {
+  return error instanceof VmringError ? error.code : null
 }
 
 function noop(): void {}
