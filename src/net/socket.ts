@@ -17,7 +17,7 @@ import {
 } from './address.js'
 import { debug } from './debug.js'
 import { brokenConnection, connectFailure } from './failure.js'
-import { type ConnectOptions, inner, normalize, PlainSocket } from './internals.js'
+import { type ConnectOptions, calledByTls, inner, normalize, PlainSocket } from './internals.js'
 import { Link, type LinkEvents, type Piece } from './link.js'
 import { probe } from './lookup.js'
 import { OnRead } from './onread.js'
@@ -99,13 +99,10 @@ export class Socket extends PlainSocket {
     return this
   }
 
-  /**
-   * A TLSSocket takes a socket without a handle for one that has still to connect, and waits for 'connect'. Who asks for that
-   * once, behind time, is told.
-   */
+  /** A TLSSocket takes a socket without a handle for one that has still to connect, and waits for 'connect': it is told. */
   override once(name: string | symbol, listener: (...args: never[]) => void): this {
     super.once(name as string, listener as () => void)
-    if (name === 'connect' && this[kState]?.link != null && !this.connecting) {
+    if (name === 'connect' && this[kState]?.link != null && !this.connecting && calledByTls()) {
       process.nextTick(() => {
         if (!this.listeners(name).includes(listener) || this.destroyed) return
         this.off(name, listener as () => void)

@@ -61,6 +61,17 @@ test('a client and a server talk; events come in the order of node:net, counters
   expect([socket.bytesWritten, socket.bytesRead, socket.destroyed]).toEqual([28, 28, true])
 })
 
+test("once('connect') on a connected socket waits for ever, as in node:net", async () => {
+  const server = await listening((socket) => socket.resume())
+  const socket = net.connect(server.address() as string)
+  await once(socket, 'connect')
+  let told = 0
+  socket.once('connect', () => told++)
+  socket.end()
+  await once(socket, 'close')
+  expect(told).toBe(0)
+})
+
 test('a megabyte each way arrives whole, whatever the reader does to hold it up', async () => {
   const sent = Buffer.alloc(1_000_003, 'abcdefghi')
   const server = await listening((socket) => void socket.pipe(socket))
