@@ -116,6 +116,8 @@ const clients = {
       url: 'http://localhost',
       socketPath: address,
       connections: 64,
+      // both transports once warm: the engine needs tens of thousands of requests until it has compiled everything
+      warmup: { connections: 64, duration: 3 },
       duration: Math.max(1, Number(values.seconds)),
     })
     if (result.errors > 0 || result.non2xx > 0) throw new Error(`autocannon: ${result.errors} errors`)

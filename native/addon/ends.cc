@@ -9,35 +9,6 @@ namespace {
 constexpr uint32_t kTotalSize = 8; // a fragmented message begins with its total length
 constexpr double kLongestWait = 2'147'483'647;
 
-Module& module_behind(void* data) { return *static_cast<Module*>(data); }
-
-// Null: no such end (any more). TypeError when it is not a number.
-EndEntry* find_end(Module& module, napi_env env, napi_value id) {
-  module.take_releases();
-  uint32_t value = 0;
-  if (napi_get_value_uint32(env, id, &value) != napi_ok) throw_type("the end must be a number");
-  return module.ends.find(value);
-}
-
-int32_t status_of(Send result) {
-  switch (result) {
-    case Send::ok: return status::ok;
-    case Send::full: return status::would_block;
-    case Send::too_large: return status::too_large;
-    case Send::lease: return status::lease;
-    case Send::fault: break;
-  }
-  return status::fault;
-}
-
-// What stands in the way of sending: 0 nothing, else a status.
-int32_t send_obstacle(EndEntry* end) {
-  if (end == nullptr || end->owner == nullptr || end->fin_sent) return status::closed;
-  if (end->lost()) return status::lost;
-  if (end->fault() != nullptr) return status::fault;
-  return 0;
-}
-
 // Kind and total of a record that is to be published, checked as end_send and end_commit take them.
 Kind kind_argument(napi_env env, napi_value number, napi_value total_value, double& total) {
   const Kind kind = static_cast<Kind>(to_u32(env, number, "the kind"));
@@ -139,64 +110,14 @@ napi_value end_abort(napi_env env, napi_callback_info info) {
   });
 }
 
-// One record from the inbox into `scratch`: its kind, 0, or a status.
-int32_t receive(Module& module, EndEntry& end) {
-  if (end.lost()) return status::lost;
-  if (end.owner == nullptr) return status::closed;
-  if (end.stopped) return status::none;
-  if (end.broken != nullptr) return status::fault;
-  Record record;
-  switch (end.core.rx().poll(record)) {
-    case Poll::none:
-      // Nothing left: the sender may be waiting for what was given back.
-      end.owner->publish_released(end);
-      return end.lost() ? status::lost : status::none;
-    case Poll::fault: return end.lost() ? status::lost : status::fault;
-    case Poll::record: break;
-  }
-  end.parked = false;
-  const uint8_t* base = end.mapping->data();
-  uint64_t offset = static_cast<uint64_t>(record.payload - base);
-  uint64_t length = record.length;
-  uint64_t total = 0;
-  if (record.kind == Kind::large) {
-    LargeDescriptor descriptor;
-    if (!end.core.large_in().accept(record, descriptor)) {
-      end.broken = "a large message that does not lie in the sender's section";
-      return status::fault;
-    }
-    offset = static_cast<uint64_t>(end.core.remote().base() - base) + descriptor.offset;
-    length = descriptor.length;
-  } else if (record.extended) {
-    if ((record.kind != Kind::frag && record.kind != Kind::frag_last) || length < kTotalSize) {
-      end.broken = "a first fragment without a total length";
-      return status::fault;
-    }
-    A::read_bytes(&total, record.payload, sizeof total);
-    if (total == 0 || total > uint64_t{1} << 53) {
-      end.broken = "a fragmented message of impossible length";
-      return status::fault;
-    }
-    offset += kTotalSize;
-    length -= kTotalSize;
-  }
-  end.received_bytes += length;
-  double* scratch = module.scratch.get();
-  scratch[0] = static_cast<double>(offset);
-  scratch[1] = static_cast<double>(length);
-  scratch[2] = record.sequence;
-  scratch[3] = static_cast<double>(total);
-  return static_cast<int32_t>(record.kind);
-}
-
 // As receive(), waiting up to `timeout` ms.
 int32_t receive_wait(Module& module, EndEntry& end, double timeout) {
-  const int32_t result = receive(module, end);
+  const int32_t result = receive_record(module, end);
   // Private ends: whoever fills them is on this thread, so waiting would be in vain.
   if (result != status::none || !(timeout > 0) || end.is_private || end.stopped) return result;
   const double milliseconds = timeout < kLongestWait ? timeout : kLongestWait;
   static_cast<Member*>(end.owner)->wait(end, static_cast<uint64_t>(milliseconds * 1e6));
-  return receive(module, end);
+  return receive_record(module, end);
 }
 
 napi_value end_receive(napi_env env, napi_callback_info info) {
@@ -204,7 +125,7 @@ napi_value end_receive(napi_env env, napi_callback_info info) {
     const Arguments<1> arguments(env, info);
     Module& module = module_behind(arguments.data);
     EndEntry* end = find_end(module, env, arguments[0]);
-    return make_int(env, end == nullptr ? status::closed : receive(module, *end));
+    return make_int(env, end == nullptr ? status::closed : receive_record(module, *end));
   });
 }
 
@@ -254,7 +175,7 @@ napi_value hot_send(napi_env env, napi_callback_info) { return hot(env, send_sta
 napi_value hot_receive(napi_env env, napi_callback_info) {
   return hot(env, [](Module& module, EndEntry& end) {
     module.take_releases();
-    return receive(module, end);
+    return receive_record(module, end);
   });
 }
 
@@ -319,6 +240,82 @@ napi_value end_want_readable(napi_env env, napi_callback_info info) {
 
 } // namespace
 
+Module& module_behind(void* data) { return *static_cast<Module*>(data); }
+
+EndEntry* find_end(Module& module, napi_env env, napi_value id) {
+  module.take_releases();
+  uint32_t value = 0;
+  if (napi_get_value_uint32(env, id, &value) != napi_ok) throw_type("the end must be a number");
+  return module.ends.find(value);
+}
+
+int32_t status_of(Send result) {
+  switch (result) {
+    case Send::ok: return status::ok;
+    case Send::full: return status::would_block;
+    case Send::too_large: return status::too_large;
+    case Send::lease: return status::lease;
+    case Send::fault: break;
+  }
+  return status::fault;
+}
+
+int32_t send_obstacle(EndEntry* end) {
+  if (end == nullptr || end->owner == nullptr || end->fin_sent) return status::closed;
+  if (end->lost()) return status::lost;
+  if (end->fault() != nullptr) return status::fault;
+  return 0;
+}
+
+int32_t receive_record(Module& module, EndEntry& end) {
+  if (end.lost()) return status::lost;
+  if (end.owner == nullptr) return status::closed;
+  if (end.stopped) return status::none;
+  if (end.broken != nullptr) return status::fault;
+  Record record;
+  switch (end.core.rx().poll(record)) {
+    case Poll::none:
+      // Nothing left: the sender may be waiting for what was given back.
+      end.owner->publish_released(end);
+      return end.lost() ? status::lost : status::none;
+    case Poll::fault: return end.lost() ? status::lost : status::fault;
+    case Poll::record: break;
+  }
+  end.parked = false;
+  const uint8_t* base = end.mapping->data();
+  uint64_t offset = static_cast<uint64_t>(record.payload - base);
+  uint64_t length = record.length;
+  uint64_t total = 0;
+  if (record.kind == Kind::large) {
+    LargeDescriptor descriptor;
+    if (!end.core.large_in().accept(record, descriptor)) {
+      end.broken = "a large message that does not lie in the sender's section";
+      return status::fault;
+    }
+    offset = static_cast<uint64_t>(end.core.remote().base() - base) + descriptor.offset;
+    length = descriptor.length;
+  } else if (record.extended) {
+    if ((record.kind != Kind::frag && record.kind != Kind::frag_last) || length < kTotalSize) {
+      end.broken = "a first fragment without a total length";
+      return status::fault;
+    }
+    A::read_bytes(&total, record.payload, sizeof total);
+    if (total == 0 || total > uint64_t{1} << 53) {
+      end.broken = "a fragmented message of impossible length";
+      return status::fault;
+    }
+    offset += kTotalSize;
+    length -= kTotalSize;
+  }
+  end.received_bytes += length;
+  double* scratch = module.scratch.get();
+  scratch[0] = static_cast<double>(offset);
+  scratch[1] = static_cast<double>(length);
+  scratch[2] = record.sequence;
+  scratch[3] = static_cast<double>(total);
+  return static_cast<int32_t>(record.kind);
+}
+
 EndEntry& need_end(Module& module, napi_env env, napi_value id) {
   EndEntry* end = find_end(module, env, id);
   if (end == nullptr) throw_code("ERR_VMRING_CLOSED", "this end does not exist any more");
@@ -332,6 +329,9 @@ void init_ends(napi_env env, napi_value exports) {
       {"endReserve", end_reserve},
       {"endCommit", end_commit},
       {"endAbort", end_abort},
+      {"endReadBytes", end_read_bytes},
+      {"endWriteBytes", end_write_bytes},
+      {"endWriteText", end_write_text},
       {"endReceive", end_receive},
       {"endReceiveWait", end_receive_wait},
       {"endRelease", end_release},

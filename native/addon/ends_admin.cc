@@ -6,8 +6,6 @@
 namespace vmring::addon {
 namespace {
 
-Module& module_behind(void* data) { return *static_cast<Module*>(data); }
-
 // One record of the own outbox as JavaScript gets it: copied. It stands in shared memory, so it is trusted as little as
 // anything else there.
 napi_value pending_record(napi_env env, const EndEntry& end, const Record& record, const SectionView& own) {

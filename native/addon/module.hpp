@@ -65,7 +65,7 @@ class Module : public std::enable_shared_from_this<Module> {
   Pairs pairs{*this};
   std::unordered_set<Member*> members; // those that are open
   std::unordered_set<Device*> devices;  // likewise
-  SharedWords<double> scratch{5};
+  SharedWords<double> scratch{7};
   SharedWords<int32_t> hot{3};
   SharedWords<uint8_t> staging{kStaging};
   SharedWords<uint32_t> releases{1 + 2 * kReleases};

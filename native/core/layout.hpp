@@ -81,7 +81,7 @@ static_assert(sizeof(IdentityBlock) == kLine);
 
 inline constexpr uint64_t kIdentityOffset = 0;
 inline constexpr uint64_t kHeartbeatOffset = 128; // u64
-inline constexpr uint64_t kSleepOffset = 256;     // u64: incarnation << 32 | asleep
+inline constexpr uint64_t kSleepOffset = 256;     // u64: incarnation << 32 | nap
 inline constexpr uint64_t kDirectoryOffset = 512;
 inline constexpr uint64_t kBellsOffset = 1024;
 

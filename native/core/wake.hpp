@@ -31,15 +31,20 @@ class BellWriter {
     A::template store_release<Site::ring_bell>(line_, ++count_[0]);
   }
 
-  // After ring(): is the other side asleep, so that it needs a doorbell? `sleep_word` lies in its section.
+  // After ring(): is the other side asleep, so that it needs a doorbell? `sleep_word` lies in its section. Once for each
+  // of its naps: whoever has been rung looks at every bell before the next one.
   bool doorbell_needed(const uint64_t* sleep_word, uint32_t incarnation) {
     // SYNC: ring, full fence, look at the announcement; pairs with fence_sleep in Sleeper::announce.
     A::template full_fence<Site::fence_bell>();
-    return A::load_relaxed(sleep_word) == tagged(incarnation, 1);
+    const uint64_t nap = A::load_relaxed(sleep_word);
+    if (tag_of(nap) != incarnation || value_of(nap) == 0 || nap == rung_) return false;
+    rung_ = nap;
+    return true;
   }
 
  private:
   uint32_t* line_;
+  uint64_t rung_ = 0; // the nap that was ended last, with the incarnation that took it
   uint32_t count_[kBellWords];
 };
 
@@ -74,7 +79,7 @@ class BellReader {
   uint32_t seen_[kBellWords];
 };
 
-// My own `asleep` word.
+// My own `asleep` word: 0 while awake, else the number of the nap.
 template <class A>
 class Sleeper {
  public:
@@ -82,7 +87,8 @@ class Sleeper {
 
   // Before sleeping. The caller then looks at every BellReader::changed() once, and sleeps only if none says yes.
   void announce() {
-    A::store_relaxed(word_, tagged(incarnation_, 1));
+    if (++nap_ == 0) nap_ = 1;
+    A::store_relaxed(word_, tagged(incarnation_, nap_));
     // SYNC: announce, full fence, look at every bell; pairs with fence_bell in BellWriter::doorbell_needed.
     A::template full_fence<Site::fence_sleep>();
   }
@@ -91,6 +97,7 @@ class Sleeper {
  private:
   uint64_t* word_;
   uint32_t incarnation_;
+  uint32_t nap_ = 0;
 };
 
 } // namespace vmring

@@ -207,12 +207,18 @@ TEST(doorbells_are_for_sleepers_of_the_right_life) {
   Sleeper<A> sleeper(&word, 42);
   CHECK(!writer.doorbell_needed(&word, 42));
   sleeper.announce();
-  CHECK(writer.doorbell_needed(&word, 42));
   CHECK(!writer.doorbell_needed(&word, 41));
   CHECK(!writer.doorbell_needed(&word, 43));
+  CHECK(writer.doorbell_needed(&word, 42));
+  CHECK(!writer.doorbell_needed(&word, 42)); // one is under way to this nap
   sleeper.awake();
   CHECK(!writer.doorbell_needed(&word, 42));
-  for (const uint64_t lie : {uint64_t{0}, ~uint64_t{0}, tagged(42, 2), tagged(42, 0xffffffff)}) {
+  sleeper.announce(); // another nap
+  CHECK(writer.doorbell_needed(&word, 42));
+  Sleeper<A> next(&word, 43); // another life, whose first nap has the number that was rung once
+  next.announce();
+  CHECK(writer.doorbell_needed(&word, 43));
+  for (const uint64_t lie : {uint64_t{0}, ~uint64_t{0}, tagged(42, 0)}) {
     word = lie;
     CHECK(!writer.doorbell_needed(&word, 42));
   }

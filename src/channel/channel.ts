@@ -7,6 +7,7 @@ import { sendData } from '../ring/hot.js'
 import { type LeaseOwner, SendLease } from '../ring/lease.js'
 import type { Message } from '../ring/message.js'
 import type { Session, SessionClient } from '../session/session.js'
+import { type ByteSink, ByteStream } from './byte-stream.js'
 import { Dispatcher } from './dispatcher.js'
 import { Hold, type Holder } from './hold.js'
 import { ChannelPort } from './port.js'
@@ -35,7 +36,7 @@ export interface ChannelHost extends Holder {
   counters(): PeerCounters | null
 }
 
-export type ReceiveMode = 'none' | 'receive' | 'message' | 'iteration' | 'discard'
+export type ReceiveMode = 'none' | 'bytes' | 'receive' | 'message' | 'iteration' | 'discard'
 
 export type MessageHandler = (message: Message) => unknown
 
@@ -72,11 +73,7 @@ export class Channel
   readonly #dispatcher: Dispatcher
   #mode: ReceiveMode = 'none'
   #largest: number
-  /**
-   * @internal For streams of bytes: 'drain' comes when half of the ring is free, and not for each message that fits, so that the two
-   * sides take turns less often.
-   */
-  drainAtHalf = false
+  #bytes: ByteStream | null = null
   #drainDue = false
   #readableTold = false
   #ending = false
@@ -176,8 +173,7 @@ export class Channel
 
   #trySendAgain(bytes: Uint8Array): boolean {
     this.#drainDue = true
-    const half = this.drainAtHalf ? this.#session.end.capacity / 2 - 16 : 0
-    if (this.#sender.busy || !this.#session.out.wantSpace(Math.max(bytes.length, half))) return false
+    if (this.#sender.busy || !this.#session.out.wantSpace(bytes.length)) return false
     const status = this.#session.out.put(bytes, Kind.DATA, 0)
     if (status > 0) {
       this.#drainDue = false
@@ -269,15 +265,11 @@ export class Channel
     return message
   }
 
-  /**
-   * @internal The messages as one stream of bytes, for sockets: copies to `target` from `at` up to `end` and returns where it
-   * stopped; before `end` when there is nothing more now.
-   */
-  readInto(target: Uint8Array, at: number, end: number): number {
-    if (this.#mode !== 'receive') this.#enter('receive')
-    const reached = this.#receiver.readInto(target, at, end)
-    if (reached < end && this.#readableTold) this.#tellReadable()
-    return reached
+  /** @internal For sockets: both directions as streams of bytes. Nothing else can be used to receive beside it. */
+  bytes(sink: ByteSink): ByteStream {
+    this.#enter('bytes')
+    this.#bytes ??= new ByteStream(this.#session, this.#sender, this.#receiver, this.#largest, sink)
+    return this.#bytes
   }
 
   #tellReadable(): void {
@@ -306,16 +298,29 @@ export class Channel
       )
     }
     this.#mode = mode
-    if (mode === 'receive') process.nextTick(() => this.onReadable())
+    if (mode === 'receive' || mode === 'bytes') process.nextTick(() => this.onReadable())
   }
 
   #onEnd(): void {
     this.#ended = true
-    process.nextTick(() => {
+    this.#whenRead(() => {
       this.#emit('end')
       this.#dispatcher.ended()
       this.#session.finDelivered()
     })
+  }
+
+  /** In the next turn, or when a socket has read what was kept for it. */
+  #whenRead(callback: () => void): void {
+    process.nextTick(() => {
+      if (this.#bytes === null) callback()
+      else this.#bytes.whenRead(callback)
+    })
+  }
+
+  /** @internal */
+  onLeaving(): void {
+    if (this.#mode === 'bytes') this.#bytes?.keep()
   }
 
   // ---- what the session tells ------------------------------------------------------------------------------------
@@ -325,6 +330,9 @@ export class Channel
     switch (this.#mode) {
       case 'message':
         this.#dispatcher.dispatch()
+        return
+      case 'bytes':
+        this.#bytes?.onReadable()
         return
       case 'iteration':
         this.#dispatcher.wake()
@@ -344,6 +352,7 @@ export class Channel
 
   /** @internal */
   onWritable(): void {
+    this.#bytes?.onWritable()
     if (this.#sender.busy) this.#sender.run()
     if (this.#sender.busy || !this.#drainDue || this.#session.out.sendId < 0) return
     this.#drainDue = false
@@ -364,6 +373,7 @@ export class Channel
   onPeerClosing(): void {
     this.#sender.fail(closedError(this.#session))
     // Who waits for room tries again and learns that there will be none.
+    this.#bytes?.onWritable()
     if (this.#drainDue) {
       this.#drainDue = false
       this.#emit('drain')
@@ -379,7 +389,7 @@ export class Channel
     this.#sender.fail(closedError(this.#session))
     this.#receiver.reset()
     this.#onClosed?.(error)
-    process.nextTick(() => {
+    this.#whenRead(() => {
       this.#dispatcher.closed(error)
       if (error !== null && this.listenerCount('error') > 0) this.#emit('error', error)
       this.#emit('close')
@@ -412,6 +422,7 @@ export class Channel
   close(): Promise<void> {
     if (this.#mode !== 'discard' && !this.#over) {
       this.#mode = 'discard'
+      this.#bytes?.drop()
       this.end()
       this.#dispatcher.ended()
       this.#receiver.reset()
@@ -479,6 +490,7 @@ export class Channel
 
 const modeNames = {
   none: 'nothing',
+  bytes: 'a socket',
   receive: 'receive()',
   message: "'message' events",
   iteration: 'iteration',

@@ -2,7 +2,7 @@
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { Kind, Status } from '../native/types.js'
-import { giveBack, receiveRecord, receiveRecordWait } from '../ring/hot.js'
+import { receiveRecord, receiveRecordWait } from '../ring/hot.js'
 import { Message } from '../ring/message.js'
 import type { Session } from '../session/session.js'
 
@@ -51,27 +51,30 @@ export class Receiver {
     this.#budget = BYTES_PER_TURN
     for (;;) {
       if (this.#rest !== null) at = this.#readRest(this.#rest, target, at, end)
-      if (at >= end || session.receiveId < 0) return at
-      const kind = receiveRecord(session.receiveId)
-      if (kind === 0) return at
-      if (
-        kind === Kind.DATA &&
-        this.#parts === null &&
-        scratch[1]! <= Math.min(end - at, session.maxMessage)
-      ) {
-        const length = scratch[1]!
-        const sequence = scratch[2]!
-        target.set(new Uint8Array(session.end.buffer, scratch[0]!, length), at)
-        at += length
-        this.receivedMessages++
-        this.receivedBytes += length
-        giveBack(session.end, length, sequence)
-        continue
+      const id = session.receiveId
+      if (at >= end || id < 0) return at
+      let records = 0
+      if (this.#parts === null) {
+        const reached = native.endReadBytes(id, target, at, end)
+        records = scratch[6]!
+        this.receivedBytes += reached - at
+        this.receivedMessages += records
+        at = reached
+      } else {
+        scratch[5] = receiveRecord(id)
       }
-      const message = this.#take(kind)
+      const kind = scratch[5]!
+      const message = kind === 0 ? null : this.#take(kind)
+      // Whoever waits for releases may make the addon fill `scratch` again.
+      if (records > 0) session.end.onRelease?.()
       if (message === null) return at
       if (message !== undefined) this.#rest = message
     }
+  }
+
+  /** Of a message that readInto() has begun something is left. */
+  get begun(): boolean {
+    return this.#rest !== null
   }
 
   #readRest(rest: Message, target: Uint8Array, at: number, end: number): number {

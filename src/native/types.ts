@@ -306,13 +306,26 @@ export interface EndFunctions {
    */
   endCommit(id: number, length: number, kind?: number, total?: number): number
   endAbort(id: number): number
+  /**
+   * Copies DATA records to `target` from `at` up to `end`, as one stream of bytes, and gives them back. Returns where it stopped.
+   * scratch[5]: 0, a Status, or the Kind of a record that is longer than what is left or none of DATA, lent as by endReceive;
+   * scratch[6]: how many records were taken.
+   */
+  endReadBytes(id: number, target: Uint8Array, at: number, end: number): number
+  /**
+   * Sends `bytes` from `at` on as DATA records of at most `longest` bytes, as far as there is room. Returns where it stopped, or a
+   * Status.
+   */
+  endWriteBytes(id: number, bytes: Uint8Array, at: number, longest: number): number
+  /** Sends a string as one DATA record, in UTF-8 or latin1. Returns its length in bytes, or a Status: TOO_LARGE if it may be longer. */
+  endWriteText(id: number, text: string, utf8: boolean, longest: number): number
   /** Next record without waiting: its Kind, 0 for none, or a Status below 0. Fills `scratch`. */
   endReceive(id: number): number
   /** As endReceive, but waits up to `timeout` ms on this thread (spinning in busy mode, else sleeping on the doorbell). */
   endReceiveWait(id: number, timeout: number): number
   /**
    * [0] absolute payload offset, [1] length, [2] sequence number, [3] total length of a fragmented message (first fragment only, else 0);
-   * [4] is the timeout of hotReceiveWait
+   * [4] is the timeout of hotReceiveWait, [5] and [6] are results of endReadBytes
    */
   readonly scratch: Float64Array
   /**

@@ -59,3 +59,18 @@ export function normalize(args: unknown[]): Normalized {
   const done = Array.isArray(first) && Object.getOwnPropertySymbols(first).length > 0
   return done ? (first as unknown as Normalized) : _normalizeArgs(args)
 }
+
+const tlsFile = /^node:(_tls_wrap|internal\/tls\/wrap)$/
+
+/** Whether the function that calls this was called by tls of node. */
+export function calledByTls(): boolean {
+  const { prepareStackTrace, stackTraceLimit } = Error
+  Error.stackTraceLimit = 5
+  Error.prepareStackTrace = (_error, sites) => sites.some((site) => tlsFile.test(site.getFileName() ?? ''))
+  try {
+    return (new Error().stack as unknown) === true
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit
+    Error.prepareStackTrace = prepareStackTrace
+  }
+}

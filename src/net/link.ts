@@ -1,6 +1,7 @@
 /** The bytes of one socket over one channel: back-pressure, half-close and end in both directions. */
+import type { ByteStream } from '../channel/byte-stream.js'
 import type { Channel } from '../channel/channel.js'
-import { asError } from '../errors.js'
+import { asError, VmringError } from '../errors.js'
 import { brokenPipe } from './failure.js'
 
 /** What a link tells its socket. */
@@ -26,15 +27,21 @@ const BYTES_PER_TURN = 1024 * 1024
 /** How long a closed socket keeps the process alive while the other side has not taken everything, ms. */
 const LINGER_MS = 2000
 
+/** A chunk as the streams of node hand it on. */
+export interface Piece {
+  chunk: unknown
+  encoding: BufferEncoding
+}
+
 export class Link {
   bytesRead = 0
   bytesWritten = 0
   readonly #channel: Channel
+  readonly #stream: ByteStream
   readonly #events: LinkEvents
-  readonly #limit: number
   readonly #read: Read
-  /** what the channel has not taken yet */
-  #chunks: Uint8Array[] = []
+  /** what the channel has not taken yet, and from where on in the first of it */
+  #waiting: Uint8Array[] = []
   #at = 0
   #done: Done | null = null
   #reading = false
@@ -46,15 +53,13 @@ export class Link {
   constructor(channel: Channel, events: LinkEvents) {
     this.#channel = channel
     this.#events = events
-    this.#limit = channel.inlineLimit
+    const stream = channel.bytes({ onReadable: () => this.#pump(), onDrain: () => this.#flush() })
+    this.#stream = stream
     this.#read = (target, at, end) => {
-      const reached = channel.readInto(target, at, end)
+      const reached = stream.read(target, at, end)
       this.bytesRead += reached - at
       return reached
     }
-    channel.drainAtHalf = true
-    channel.on('readable', () => this.#pump())
-    channel.on('drain', () => this.#flush())
     // In a turn of its own, as the end of a system socket: what the last bytes have led to comes first.
     channel.on('end', () => {
       setImmediate(() => {
@@ -72,12 +77,14 @@ export class Link {
   read(): void {
     if (this.#reading || this.#closed) return
     this.#reading = true
+    this.#stream.wantReadable(true)
     this.#hold()
     this.#later()
   }
 
   stop(): void {
     this.#reading = false
+    this.#stream.wantReadable(false)
     this.#hold()
   }
 
@@ -91,39 +98,86 @@ export class Link {
   }
 
   #pump(): void {
-    if (this.#turn) return
-    for (let budget = BYTES_PER_TURN; this.#reading; ) {
-      if (budget <= 0) {
-        this.#later()
-        return
-      }
+    if (this.#turn || !this.#reading) return
+    const from = this.bytesRead
+    while (this.#reading) {
       const before = this.bytesRead
       const wanted = this.#events.onReadable(this.#read)
-      if (this.bytesRead === before) return
-      budget -= this.bytesRead - before
-      this.#events.onActivity()
+      if (this.bytesRead === before) break
       if (!wanted) this.stop()
+      else if (this.bytesRead - from >= BYTES_PER_TURN) break // the rest is reported in the next turn
     }
+    if (this.bytesRead > from) this.#events.onActivity()
   }
 
   // ---- writing
 
-  /** `done` is called once the channel has taken everything, at once if it can. The chunks are the link's until then. */
-  write(chunks: Uint8Array[], done: Done): void {
-    for (const { length } of chunks) this.bytesWritten += length
-    this.#chunks = chunks
-    this.#at = 0
+  /** `done` is called once the channel has taken everything, at once if it can. The chunk is the link's until then. */
+  write(chunk: unknown, encoding: BufferEncoding, done: Done): void {
     this.#done = done
-    this.#flush()
+    let error: Error | null = null
+    try {
+      if (!this.#put(chunk, encoding)) {
+        this.#hold()
+        return
+      }
+    } catch (cause) {
+      error = brokenPipe(cause)
+    }
+    this.#finish(error)
+  }
+
+  writeMany(pieces: Piece[], done: Done): void {
+    this.#done = done
+    let error: Error | null = null
+    try {
+      let all = true
+      for (const { chunk, encoding } of pieces) all = this.#put(chunk, encoding) && all
+      if (!all) {
+        this.#hold()
+        return
+      }
+    } catch (cause) {
+      error = brokenPipe(cause)
+    }
+    this.#finish(error)
+  }
+
+  /** False: there is no room for all of it now. */
+  #put(chunk: unknown, encoding: BufferEncoding): boolean {
+    let bytes = chunk as Uint8Array
+    if (typeof chunk === 'string') {
+      const form = this.#waiting.length > 0 ? undefined : textForms[encoding]
+      const sent = form === undefined ? -1 : this.#stream.writeText(chunk, form === 'utf8')
+      if (sent >= 0) {
+        this.bytesWritten += sent
+        return true
+      }
+      bytes = Buffer.from(chunk, encoding)
+    }
+    this.bytesWritten += bytes.length
+    if (this.#waiting.length === 0) {
+      const reached = this.#stream.write(bytes, 0)
+      if (reached === bytes.length) return true
+      this.#at = reached
+    }
+    this.#waiting.push(bytes)
+    return false
   }
 
   #flush(): void {
     if (this.#done === null) return
     let error: Error | null = null
     try {
-      if (!this.#send()) {
-        this.#hold()
-        return
+      const waiting = this.#waiting
+      while (waiting.length > 0) {
+        const first = waiting[0]!
+        const before = this.#at
+        this.#at = this.#stream.write(first, before)
+        if (this.#at > before) this.#events.onActivity()
+        if (this.#at < first.length) return
+        waiting.shift()
+        this.#at = 0
       }
     } catch (cause) {
       error = brokenPipe(cause)
@@ -134,29 +188,10 @@ export class Link {
   #finish(error: Error | null): void {
     const done = this.#done
     this.#done = null
-    this.#chunks = []
+    if (this.#waiting.length > 0) this.#waiting = []
+    this.#at = 0
     this.#hold()
     done?.(error)
-  }
-
-  /** False: there is no room for all of it now. */
-  #send(): boolean {
-    const chunks = this.#chunks
-    for (let index = 0; index < chunks.length; index++) {
-      const chunk = chunks[index]!
-      while (this.#at < chunk.length) {
-        const end = Math.min(this.#at + this.#limit, chunk.length)
-        const part = end - this.#at === chunk.length ? chunk : chunk.subarray(this.#at, end)
-        if (!this.#channel.trySend(part)) {
-          if (index > 0) this.#chunks = chunks.slice(index)
-          return false
-        }
-        this.#events.onActivity()
-        this.#at = end
-      }
-      this.#at = 0
-    }
-    return true
   }
 
   /** Ends the own direction behind everything that was written. */
@@ -209,7 +244,9 @@ export class Link {
   /** The channel is over. In good order, what remains to be seen of it is the end. */
   #over(): void {
     if (this.#closed) return
-    const { error } = this.#channel.stats()
+    let { error } = this.#channel.stats()
+    // a process that has said its last word may go
+    if (this.#channel.readableEnded && codeOf(error) === 'ERR_VMRING_PEER_GONE') error = null
     if (error !== null) {
       this.#closed = true
       this.#reading = false
@@ -217,6 +254,19 @@ export class Link {
     }
     this.#finish(error === null && this.#done !== null ? brokenPipe() : null)
   }
+}
+
+/** Encodings in which the addon writes strings by itself. */
+const textForms: { [encoding: string]: 'utf8' | 'latin1' | undefined } = {
+  utf8: 'utf8',
+  'utf-8': 'utf8',
+  latin1: 'latin1',
+  binary: 'latin1',
+  ascii: 'latin1',
+}
+
+function codeOf(error: Error | null): string | null {
+  return error instanceof VmringError ? error.code : null
 }
 
 function noop(): void {}

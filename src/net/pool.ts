@@ -1,27 +1,64 @@
-/** Private memory for what arrives. Large chunks are cut from slabs; small ones are copied once more, so that they pin no slab. */
+/**
+ * Private memory for what arrives: chunks are cut from slabs, small ones from slabs of their own, so that a program that keeps a few
+ * bytes keeps little else with them. Slabs grow while they are used up quickly, because new memory costs a page fault every 4 KiB.
+ */
 
-const SLAB = 256 * 1024
 const SMALL = 4 * 1024
+const SMALL_SLAB = 16 * 1024
 /** Most bytes of one chunk: what a socket of the system reads at once. */
 export const CHUNK = 64 * 1024
+const LEAST_SLAB = 2 * CHUNK
+const MOST_SLAB = 16 * CHUNK
+/** ms in which a slab is used up that should have been larger */
+const QUICK_MS = 10
 
-let slab = Buffer.allocUnsafeSlow(SLAB)
+type Read = (target: Uint8Array, at: number, end: number) => number
+
+let size = LEAST_SLAB
+let slab = Buffer.allocUnsafeSlow(size)
 let used = 0
+let since = 0
+let smallSlab = Buffer.allocUnsafeSlow(SMALL_SLAB)
+let smallUsed = 0
 
-/** Fills a chunk by `read`, which copies into `target` from `at` up to `end` and returns where it stopped; null if nothing came. */
-export function readChunk(read: (target: Uint8Array, at: number, end: number) => number): Buffer | null {
-  if (SLAB - used < CHUNK) {
-    slab = Buffer.allocUnsafeSlow(SLAB)
-    used = 0
+/** Chunks of one connection: as a rule the next is about as large as the last. */
+export class Chunks {
+  #small = true
+
+  /** Fills a chunk by `read`, which copies into `target` from `at` up to `end` and returns where it stopped; null if nothing came. */
+  next(read: Read): Buffer | null {
+    if (!this.#small) return this.#large(read)
+    if (SMALL_SLAB - smallUsed < SMALL) {
+      smallSlab = Buffer.allocUnsafeSlow(SMALL_SLAB)
+      smallUsed = 0
+    }
+    const start = smallUsed
+    const stop = read(smallSlab, start, start + SMALL)
+    if (stop === start) return null
+    smallUsed = (stop + 7) & ~7
+    this.#small = stop - start < SMALL
+    return smallSlab.subarray(start, stop)
   }
-  const stop = read(slab, used, used + CHUNK)
-  const start = used
-  if (stop === start) return null
-  if (stop - start <= SMALL) {
-    const small = Buffer.allocUnsafe(stop - start)
-    slab.copy(small, 0, start, stop)
-    return small
+
+  #large(read: Read): Buffer | null {
+    if (size - used < CHUNK) renew()
+    const start = used
+    const stop = read(slab, start, start + CHUNK)
+    if (stop === start) return null
+    if (stop - start <= SMALL) {
+      this.#small = true
+      return Buffer.from(slab.subarray(start, stop))
+    }
+    used = (stop + 7) & ~7
+    return slab.subarray(start, stop)
   }
-  used = (stop + 7) & ~7
-  return slab.subarray(start, stop)
+}
+
+function renew(): void {
+  const now = performance.now()
+  const quick = now - since < QUICK_MS
+  size = quick ? Math.min(size * 2, MOST_SLAB) : Math.max(size / 2, LEAST_SLAB)
+  since = now
+  slab = Buffer.allocUnsafeSlow(size)
+  used = 0
 }

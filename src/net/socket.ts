@@ -17,11 +17,11 @@ import {
 } from './address.js'
 import { debug } from './debug.js'
 import { brokenConnection, connectFailure } from './failure.js'
-import { type ConnectOptions, inner, normalize, PlainSocket } from './internals.js'
-import { Link, type LinkEvents } from './link.js'
+import { type ConnectOptions, calledByTls, inner, normalize, PlainSocket } from './internals.js'
+import { Link, type LinkEvents, type Piece } from './link.js'
 import { probe } from './lookup.js'
 import { OnRead } from './onread.js'
-import { readChunk } from './pool.js'
+import { Chunks } from './pool.js'
 import { type ConnectChannel, lender, type SharedPeer, sharedPeer } from './shared.js'
 
 const kState = Symbol('vmring')
@@ -99,13 +99,10 @@ export class Socket extends PlainSocket {
     return this
   }
 
-  /**
-   * A TLSSocket takes a socket without a handle for one that has still to connect, and waits for 'connect'. Who asks for that
-   * once, behind time, is told.
-   */
+  /** A TLSSocket takes a socket without a handle for one that has still to connect, and waits for 'connect': it is told. */
   override once(name: string | symbol, listener: (...args: never[]) => void): this {
     super.once(name as string, listener as () => void)
-    if (name === 'connect' && this[kState]?.link != null && !this.connecting) {
+    if (name === 'connect' && this[kState]?.link != null && !this.connecting && calledByTls()) {
       process.nextTick(() => {
         if (!this.listeners(name).includes(listener) || this.destroyed) return
         this.off(name, listener as () => void)
@@ -133,12 +130,8 @@ export class Socket extends PlainSocket {
     self._pendingData = null
     self._pendingEncoding = ''
     self._unrefTimer()
-    link.write(
-      many
-        ? (data as Piece[]).map(({ chunk, encoding }) => asBytes(chunk, encoding))
-        : [asBytes(data, encoding)],
-      done,
-    )
+    if (many) link.writeMany(data as Piece[], done)
+    else link.write(data, encoding, done)
   }
 
   override _final(done: Done): void {
@@ -214,11 +207,6 @@ export class Socket extends PlainSocket {
   }
 }
 
-interface Piece {
-  chunk: unknown
-  encoding: BufferEncoding
-}
-
 const plain = PlainSocket.prototype as unknown as {
   _writeGeneric(many: boolean, data: unknown, encoding: string, done: Done): void
   _getsockname(): Partial<SocketName>
@@ -250,10 +238,6 @@ function refer(socket: Socket, referenced: boolean): boolean {
   if (referenced) state.link?.ref()
   else state.link?.unref()
   return true
-}
-
-function asBytes(data: unknown, encoding: BufferEncoding): Uint8Array {
-  return typeof data === 'string' ? Buffer.from(data, encoding) : (data as Uint8Array)
 }
 
 function addressOf({ path, port, host }: ConnectOptions): NetAddress {
@@ -360,11 +344,12 @@ function linkEvents({ socket, onread }: State): LinkEvents {
     // as node:net: the end is seen although nobody reads
     socket.read(0)
   }
+  const chunks = new Chunks()
   return {
     onReadable:
       onread === null
         ? (read) => {
-            const chunk = readChunk(read)
+            const chunk = chunks.next(read)
             return chunk === null || socket.push(chunk)
           }
         : (read) => onread.take(read),

@@ -27,6 +27,10 @@ const SHARE = 4
 // of channels that a program opens by the hundred
 const SMALLEST_OF_MANY = 4096
 const SHARE_OF_MANY = 32
+// of the first of them: one that takes a write of 64 KiB eight times over wakes and sleeps a third as often as one half its size
+const LARGEST_OF_FIRST = 512 * 1024
+const SHARE_OF_FIRST = 7
+const KEPT_FOR_MANY = 3 / 4
 
 export interface ShmEvents {
   onPath(path: ShmPath): void
@@ -169,8 +173,11 @@ export class ShmPath implements Path {
   }
 
   defaultCapacity(many = false): number {
-    const { largestFree } = this.network.peer.counters()
-    const share = Math.min(DEFAULT_RING, largestFree / (many ? SHARE_OF_MANY : SHARE))
+    const { largestFree, sectionBytes } = this.network.peer.counters()
+    const first = many && largestFree > sectionBytes * KEPT_FOR_MANY
+    const share = first
+      ? Math.min(LARGEST_OF_FIRST, largestFree / SHARE_OF_FIRST)
+      : Math.min(DEFAULT_RING, largestFree / (many ? SHARE_OF_MANY : SHARE))
     const smallest = many ? SMALLEST_OF_MANY : SMALLEST_RING
     return share <= smallest ? smallest : 2 ** Math.floor(Math.log2(share))
   }

@@ -32,6 +32,8 @@ export interface SessionClient {
   onStalled(stalled: boolean): void
   /** The other side takes no more messages. */
   onPeerClosing(): void
+  /** The other side is about to be gone from where the inbox stands: what is there now can be read for the last time. */
+  onLeaving(): void
   /** The channel is over; null: in good order. */
   onClosed(error: Error | null): void
 }
@@ -274,6 +276,7 @@ export class Session implements EndEvents {
 
   /** The other process has gone. */
   peerGone(): void {
+    if (this.receiveId >= 0) this.client?.onLeaving()
     const counts = this.counts()
     this.#over(
       new VmringError(
@@ -493,6 +496,7 @@ export class Session implements EndEvents {
   onPathLeft(path: Path, error: Error): void {
     if (this.end.path === path && this.end.id >= 0 && this.state !== 'closed') {
       // its section may soon be another's
+      if (this.receiveId >= 0) this.client?.onLeaving()
       this.receiveId = -1
       native.endStopReading(this.end.id)
     }

@@ -188,6 +188,18 @@ describe.each(pairKinds)('$name', (kind) => {
     }
   })
 
+  test("who waits for 'drain' is told when the other side reads no more", async () => {
+    const [a, b] = await open()
+    const block = new Uint8Array(1024)
+    while (a.trySend(block));
+    let drained = 0
+    a.on('drain', () => drained++)
+    void b.close()
+    await until(() => !a.writable, 'the word of the other side')
+    await until(() => drained > 0, "'drain'")
+    expect(() => a.trySend(block)).toThrow(expect.objectContaining({ code: 'ERR_VMRING_CLOSED' }))
+  })
+
   test('a handler releases its message, unless it is retained; a promise keeps it that long', async () => {
     const [a, b] = await open()
     const seen: Message[] = []

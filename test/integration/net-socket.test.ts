@@ -61,6 +61,17 @@ test('a client and a server talk; events come in the order of node:net, counters
   expect([socket.bytesWritten, socket.bytesRead, socket.destroyed]).toEqual([28, 28, true])
 })
 
+test("once('connect') on a connected socket waits for ever, as in node:net", async () => {
+  const server = await listening((socket) => socket.resume())
+  const socket = net.connect(server.address() as string)
+  await once(socket, 'connect')
+  let told = 0
+  socket.once('connect', () => told++)
+  socket.end()
+  await once(socket, 'close')
+  expect(told).toBe(0)
+})
+
 test('a megabyte each way arrives whole, whatever the reader does to hold it up', async () => {
   const sent = Buffer.alloc(1_000_003, 'abcdefghi')
   const server = await listening((socket) => void socket.pipe(socket))
@@ -318,6 +329,40 @@ test('another process: what it has ended with arrives; its death is ECONNRESET; 
   const error = await failure(second)
   expect(error).toMatchObject({ code: 'ECONNRESET' })
   expect(error.cause).toMatchObject({ code: 'ERR_VMRING_PEER_GONE' })
+})
+
+test('what a process wrote before it was gone is read to the end, however late: then the end, or ECONNRESET', async () => {
+  const sockets: plain.Socket[] = []
+  const server = await listening((socket) => sockets.push(socket), { pauseOnConnect: true })
+  const program = `
+    import * as net from ${JSON.stringify(join(root, 'dist/net/index.js'))}
+    const socket = net.connect(process.argv[1])
+    const words = Buffer.alloc(200_000, 'last words ')
+    socket.on('connect', () => {
+      if (process.argv[2] === 'end') socket.end(words)
+      else socket.write(words)
+      process.exit()
+    })
+  `
+  for (const how of ['end', 'write']) {
+    const accepted = once(server, 'connection') as Promise<[plain.Socket]>
+    const child = startNode(['--input-type=module', '-e', program, server.address() as string, how], {
+      env: { VMRING_REGION: daemon.region, VMRING_RELAY: 'none' },
+    })
+    const [socket] = await accepted
+    await child.ended
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    const seen: string[] = []
+    let bytes = 0
+    for (const name of ['end', 'close', 'error']) socket.on(name, () => seen.push(name))
+    socket.on('data', (chunk: Buffer) => {
+      bytes += chunk.length
+    })
+    socket.resume()
+    await new Promise((resolve) => socket.once('close', resolve))
+    expect(bytes).toBe(200_000)
+    expect(seen).toEqual(how === 'end' ? ['end', 'close'] : ['error', 'close'])
+  }
 })
 
 test('a peer of the program is used and left open', async () => {
