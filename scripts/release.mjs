@@ -53,7 +53,16 @@ check(
   ),
 )
 
-const sbom = parsed((await run('npm', ['sbom', '--sbom-format', 'cyclonedx', '--omit', 'dev'], quiet)).output)
+// with --omit dev npm leaves out what something of development needs as well: all of it, then, and that taken away
+const sbom = parsed((await run('npm', ['sbom', '--sbom-format', 'cyclonedx'], quiet)).output)
+if (sbom !== null) {
+  const forDevelopment = (one) => one.properties?.some(({ name }) => name === 'cdx:npm:package:development')
+  const left = new Set(sbom.components.filter(forDevelopment).map((one) => one['bom-ref']))
+  sbom.components = sbom.components.filter((one) => !left.has(one['bom-ref']))
+  sbom.dependencies = sbom.dependencies
+    .filter(({ ref }) => !left.has(ref))
+    .map(({ ref, dependsOn }) => ({ ref, dependsOn: dependsOn.filter((one) => !left.has(one)) }))
+}
 const named = new Map((sbom?.components ?? []).map((component) => [component.name, component.version]))
 const unnamed = Object.entries(dependencies).filter(
   ([name, wantedVersion]) => named.get(name) !== wantedVersion,
