@@ -154,9 +154,14 @@ export const errorTable = {
     raised: 'the other side ended the channel at once (destroy); the message gives its reason',
     cure: 'connect again',
   },
+  ERR_VMRING_LIMIT: {
+    raised:
+      'a limit of the other process: channels with one process, channels that wait to be taken, bytes of a ring; or it has been moved off the path',
+    cure: 'close channels or use smaller rings; the limits are `limits` of its attach() and `backlog` of its listen()',
+  },
   ERR_VMRING_REFUSED: {
     raised:
-      'the other side is there, but declined: too many channels, or it did not understand a required option',
+      'the other side is there, but declined, for example because it did not understand a required option',
     cure: 'read the reason in the message; free channels or update the other side',
   },
   ERR_VMRING_RELAY_ADDRESS: {

@@ -58,10 +58,7 @@ void Member::start() {
       ++handles_->open;
       module_.loop.handle_opened();
       uv_unref(reinterpret_cast<uv_handle_t*>(&handles_->poll));
-      uv_poll_start(&handles_->poll, UV_READABLE, [](uv_poll_t* handle, int, int) {
-        Member* member = static_cast<Handles*>(handle->data)->member;
-        if (member != nullptr) member->drain();
-      });
+      listen();
     }
   }
   module_.loop.add(shared_from_this());
@@ -235,6 +232,7 @@ void Member::scan() {
 }
 
 void Member::arrive(uint32_t section, const Identity& identity, uint32_t generation) {
+  heard_ = true;
   Other& other = others_[section];
   other.remote->arrive(identity);
   other.generation = generation;
@@ -247,6 +245,7 @@ void Member::arrive(uint32_t section, const Identity& identity, uint32_t generat
 }
 
 void Member::leave(uint32_t section) {
+  heard_ = true;
   Other& other = others_[section];
   const Identity identity = other.remote->identity();
   other.departed = identity.incarnation;

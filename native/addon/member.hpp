@@ -126,7 +126,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   void serve();
 
   struct Counters {
-    uint64_t doorbells = 0, sleeps = 0, wakeups = 0;
+    uint64_t doorbells = 0, sleeps = 0, wakeups = 0, muted = 0;
   };
   const Counters& counters() const { return counters_; }
   uint64_t rescued() const { return rescued_.load(std::memory_order_relaxed); }
@@ -184,6 +184,8 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   void reclaim_all();
   void note_traffic() { traffic_ = true; }
   void drain();
+  void listen();
+  void limit_doorbells();
   void fall_asleep();
   RemoteInfo self() const;
 
@@ -216,6 +218,13 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   uint64_t crowded_until_ = 0;
   uint64_t last_traffic_ = 0;
   uint64_t next_scan_ = 0;
+  // doorbells of the last 10 ms, and those of them that had nothing to say
+  bool rung_ = false;
+  bool heard_ = false; // a bell, or somebody who came or went, since the last doorbell
+  uint32_t rings_ = 0;
+  uint32_t empty_ = 0;
+  uint64_t window_ = 0;
+  uint64_t muted_until_ = 0;
 
   // shared with the watchdog's thread
   std::atomic<uint32_t> attention_{0};

@@ -13,6 +13,11 @@ constexpr uint64_t kCrowdedNanoseconds = 50'000'000;
 constexpr uint64_t kScanNanoseconds = 5'000'000; // the table is looked at this often while hot
 constexpr uint32_t kControlPerTurn = 32;         // control messages of one peer
 constexpr uint64_t kMillisecond = 1'000'000;
+// Who can ring can ring a million times a second. An honest peer rings once for each time that we sleep, and changes a bell first.
+constexpr uint64_t kWindow = 10 * kMillisecond;
+constexpr uint32_t kMostRings = 1000; // in a window: more than a loop can sleep between them
+constexpr uint32_t kMostEmpty = 100;  // with nothing behind them
+constexpr uint64_t kMuted = 20 * kMillisecond; // meanwhile we look once a millisecond
 constexpr uint64_t kLongIdle = 2'000 * kMillisecond; // from here on the watchdog's ticks are enough
 
 } // namespace
@@ -20,7 +25,33 @@ constexpr uint64_t kLongIdle = 2'000 * kMillisecond; // from here on the watchdo
 void Member::drain() {
   uint64_t count = 0;
   if (::read(options_.doorbell, &count, sizeof count) == static_cast<ssize_t>(sizeof count)) ++counters_.wakeups;
-  signalled_ = true;
+  signalled_ = rung_ = true;
+}
+
+void Member::listen() {
+  uv_poll_start(&handles_->poll, UV_READABLE, [](uv_poll_t* handle, int, int) {
+    Member* member = static_cast<Handles*>(handle->data)->member;
+    if (member != nullptr) member->drain();
+  });
+}
+
+// Behind each look that a doorbell has caused.
+void Member::limit_doorbells() {
+  const bool empty = !heard_;
+  rung_ = heard_ = false;
+  const uint64_t now = steady_nanoseconds();
+  if (now - window_ >= kWindow) {
+    window_ = now;
+    rings_ = empty_ = 0;
+  }
+  ++rings_;
+  if (empty) ++empty_;
+  if (rings_ < kMostRings && empty_ < kMostEmpty) return;
+  rings_ = empty_ = 0;
+  if (handles_ == nullptr || muted_until_ != 0) return;
+  uv_poll_stop(&handles_->poll);
+  muted_until_ = now + kMuted;
+  ++counters_.muted;
 }
 
 void Member::fall_asleep() {
@@ -78,6 +109,11 @@ bool Member::may_sleep() {
 }
 
 uint64_t Member::poll_delay() {
+  if (muted_until_ != 0 && !closed_) {
+    if (steady_nanoseconds() < muted_until_) return 1;
+    muted_until_ = 0;
+    listen();
+  }
   if (closed_ || !polls() || mapping_->lost()) return ~uint64_t{0};
   const uint64_t idle = steady_nanoseconds() - last_traffic_;
   if (idle > kLongIdle) return ~uint64_t{0};
@@ -106,6 +142,7 @@ void Member::process() {
     deliver_events();
   }
   tell_ready();
+  if (rung_ && !closed_) limit_doorbells();
   processing_ = false;
 }
 
@@ -162,6 +199,7 @@ void Member::take_bells() {
     // Read before news(): an older total can only make the watchdog look once too often.
     watch_[section].seen_bell.store(bell_total(section), std::memory_order_relaxed);
     if (!other.remote->news()) continue;
+    heard_ = true;
     const uint32_t groups = other.remote->take_news();
     traffic_ = true;
     other.control_pending = true;

@@ -274,6 +274,7 @@ napi_value Peer::counters(napi_env env, const Napi::CallbackInfo&) {
       .number("suppressed", static_cast<double>(member_->suppressed()))
       .number("sleeps", static_cast<double>(counters.sleeps))
       .number("wakeups", static_cast<double>(counters.wakeups))
+      .number("muted", static_cast<double>(counters.muted))
       .number("rescued", static_cast<double>(member_->rescued()))
       .number("sectionBytes", static_cast<double>(member_->memory().size()))
       .number("freeBytes", static_cast<double>(member_->memory().free_bytes()))

@@ -117,9 +117,14 @@ function steady(service, ms) {
 /** Bursts on one channel, which changes its path now and then. */
 function moving() {
   let channel = null
+  // of the round that is under way: what hangs on a promise that lasts as long as the run would pile up
+  let giveUp = null
   let before = { sentBytes: 0, receivedBytes: 0 }
   every(1000, 'moving', async (round) => {
-    channel ??= await last('echo')
+    if (channel === null) {
+      channel = await last('echo')
+      channel.closed.then((error) => giveUp(error ?? new Error('closed')))
+    }
     const sizes = Array.from({ length: 40 }, (_, i) => 4 + ((round * 40 + i) % 1500))
     const all = new Promise((resolve, reject) => {
       let at = 0
@@ -128,7 +133,7 @@ function moving() {
         check(found.copy(), at, sizes[at])
         if (++at === sizes.length) resolve()
       })
-      channel.closed.then((error) => reject(error ?? new Error('closed')))
+      giveUp = reject
     })
     for (const [i, size] of sizes.entries()) await channel.send(message(i, size))
     await all

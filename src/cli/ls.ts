@@ -134,6 +134,7 @@ function hostText(status: HostStatus): string {
     table(rows, [0, 1, 2, 3, 4, 5]) +
     servicesText(peers) +
     channelsText(peers) +
+    limitsText(peers) +
     relayText(status.relay)
   )
 }
@@ -165,6 +166,22 @@ function channelsText(peers: HostPeer[]): string {
     if (more > 0) rest.push([`  and ${more} channels more`, who(peer)])
   }
   return table([...[...seen.values()].map(({ row }) => row), ...rest])
+}
+
+/** What processes have refused each other. */
+function limitsText(peers: HostPeer[]): string {
+  const rows: string[][] = []
+  for (const peer of peers) {
+    const { channels = 0, ringBytes = 0, waiting = 0, muted = 0 } = peer.report?.limits ?? {}
+    const reached = Object.entries({
+      'channels of one process': channels,
+      'bytes of a ring': ringBytes,
+      'channels that wait to be taken': waiting,
+      'doorbells a second': muted,
+    }).filter(([, count]) => count > 0)
+    for (const [name, count] of reached) rows.push([`  limit reached: ${name}`, `${count} times`, who(peer)])
+  }
+  return table(rows)
 }
 
 /** Names from guests may hold anything; a terminal must not obey them. */

@@ -177,6 +177,8 @@ export interface PeerCounters {
   suppressed: number
   sleeps: number
   wakeups: number
+  /** times that too many doorbells came, and they were not listened to for a while */
+  muted: number
   rescued: number
   /** bytes of the own section: whole, free, largest free stretch */
   sectionBytes: number

@@ -7,6 +7,7 @@ import { native } from '../native/binding.js'
 import type { Geometry, Mode, NativeDevice, NativeRegion, StreamAddress } from '../native/types.js'
 import { connectIvshmem } from '../path/ivshmem-client.js'
 import { RELAY_PORT } from '../path/relay-frames.js'
+import { Guard, type Limits } from '../session/limits.js'
 import { parseRegion, parseRelay, relayText } from './address.js'
 import { findDevice, openDevice } from './device.js'
 import type { Peer } from './peer.js'
@@ -23,6 +24,8 @@ export interface AttachOptions {
    * beside a daemon's socket, and the host (vsock:2:5790) in a guest
    */
   relay?: string
+  /** what one other process may make this one spend; see there */
+  limits?: Limits
   /** gives up with the signal's reason */
   signal?: AbortSignal
   /** plain regions only: the section to take instead of the first free one */
@@ -61,7 +64,7 @@ async function attachTo(address: string | null, options: AttachOptions): Promise
       return attachDevice(region.device, options)
     default: {
       const relay = relayFor(options, guestRelay())
-      if (relay !== null) return attachRelay(relay, options.signal)
+      if (relay !== null) return attachRelay(relay, new Guard(options.limits), options.signal)
       throw new VmringError(
         'ERR_VMRING_NO_REGION',
         "neither region nor relay; name a relay in attach() or VMRING_RELAY: 'unix:PATH' or 'vsock:CID:PORT'",
@@ -98,7 +101,7 @@ async function attachDefault(options: AttachOptions): Promise<Peer> {
     const relay = relayFor(options, guestRelay())
     if (relay !== null) {
       try {
-        return await attachRelay(relay, options.signal)
+        return await attachRelay(relay, new Guard(options.limits), options.signal)
       } catch (failure) {
         options.signal?.throwIfAborted()
         attempts.push(`relay ${relayText(relay)}: ${asError(failure).message}`)
@@ -115,8 +118,14 @@ async function attachDefault(options: AttachOptions): Promise<Peer> {
 async function attachSocket(path: string, options: AttachOptions): Promise<Peer> {
   const address = `unix:${path}`
   const again = () => connectSeat(path)
+  const guard = new Guard(options.limits)
   const relay = relayFor(options, { path: `${path}.relay` })
-  return joinRegion(address, await connectSeat(path, options.signal), { mode: options.mode, again, relay })
+  return joinRegion(address, await connectSeat(path, options.signal), {
+    mode: options.mode,
+    again,
+    guard,
+    relay,
+  })
 }
 
 async function connectSeat(path: string, signal?: AbortSignal): Promise<Seat> {
@@ -150,6 +159,7 @@ function attachFile(path: string, options: AttachOptions): Peer {
 
 function attachDevice(address: string, options: AttachOptions): Peer {
   const relay = relayFor(options, guestRelay())
+  const guard = new Guard(options.limits)
   const device = openDevice(address)
   const { region, kind } = device
   const name = `pci:${address}`
@@ -161,7 +171,7 @@ function attachDevice(address: string, options: AttachOptions): Peer {
       back.close()
       throw new VmringError('ERR_VMRING_DEVICE_DRIVER', `${name} is back, but without its driver`)
     }
-    return joinRegion(name, deviceSeat(name, device), { mode: options.mode, again, relay })
+    return joinRegion(name, deviceSeat(name, device), { mode: options.mode, again, guard, relay })
   } catch (error) {
     region.close()
     device.close()
@@ -200,7 +210,7 @@ function attachPlain(
     return joinRegion(
       address,
       { region, section, peerId, ...(device && { device }) },
-      { mode: options.mode, relay },
+      { mode: options.mode, guard: new Guard(options.limits), relay },
     )
   } catch (error) {
     region.releaseEntry(section)

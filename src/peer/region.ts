@@ -13,6 +13,8 @@ import type { IvshmemConnection } from '../path/ivshmem-client.js'
 import { peerKey } from '../path/path.js'
 import { ShmNetwork, type ShmPath } from '../path/shm.js'
 import { SessionHub } from '../session/hub.js'
+import type { Guard } from '../session/limits.js'
+import type { PeerReport } from '../session/report.js'
 import { Bells } from './bells.js'
 import { watchSysfs } from './device.js'
 import { Peer, type PeerBackend } from './peer.js'
@@ -35,6 +37,7 @@ export interface JoinOptions {
   mode?: Mode | undefined
   /** takes a seat anew when the daemon or the device has gone; rejects while there is none */
   again?: () => Promise<Seat>
+  guard: Guard
   /** what carries channels when the memory does not */
   relay: StreamAddress | null
 }
@@ -70,12 +73,12 @@ class RegionBackend implements PeerBackend {
   #held = true
   #closed = false
 
-  constructor(address: string, seat: Seat, { mode = 'adaptive', again, relay }: JoinOptions) {
+  constructor(address: string, seat: Seat, { mode = 'adaptive', again, guard, relay }: JoinOptions) {
     this.address = address
     this.#mode = mode
     this.#again = again ?? null
     const network = this.#enter(seat)
-    this.#hub = new SessionHub({ uuid: this.#uuid, incarnation: network.peer.incarnation })
+    this.#hub = new SessionHub({ uuid: this.#uuid, incarnation: network.peer.incarnation }, {}, guard)
     this.peer = new Peer(this.#hub, this)
     this.#hub.onReport = () => this.#current.reporter?.changed()
     this.#hub.onPaths = (remote) => this.#current.bells?.changed(remote)
@@ -135,7 +138,7 @@ class RegionBackend implements PeerBackend {
     const { connection, device, section } = seat
     if (connection !== undefined) {
       const socket = this.address.slice('unix:'.length)
-      member.reporter = new Reporter(socket, section, this.#uuid, () => this.#hub.report())
+      member.reporter = new Reporter(socket, section, this.#uuid, () => this.#report(network))
     }
     connection?.start({
       onJoin: (id, vector, fd) => {
@@ -154,6 +157,11 @@ class RegionBackend implements PeerBackend {
     member.bells = new Bells(this.#hub, network, connection === undefined && device?.interrupts !== true)
     network.start()
     // @step attach: has looked around
+  }
+
+  #report({ peer }: ShmNetwork): PeerReport {
+    const report = this.#hub.report()
+    return { ...report, limits: { ...report.limits!, muted: peer.counters().muted } }
   }
 
   // ---- the daemon goes and comes

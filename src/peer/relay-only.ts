@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import type { StreamAddress } from '../native/types.js'
 import { abortable } from '../session/dialer.js'
 import { SessionHub } from '../session/hub.js'
+import type { Guard } from '../session/limits.js'
 import { relayText } from './address.js'
 import { Peer, type PeerBackend } from './peer.js'
 import { RelayClient } from './relay.js'
@@ -10,8 +11,8 @@ import { RelayClient } from './relay.js'
 const LONG_MS = 2 ** 30
 
 /** Rejects with what the relay, or the way to it, says. */
-export async function attachRelay(address: StreamAddress, signal?: AbortSignal): Promise<Peer> {
-  const backend = new RelayBackend(address)
+export async function attachRelay(address: StreamAddress, guard: Guard, signal?: AbortSignal): Promise<Peer> {
+  const backend = new RelayBackend(address, guard)
   try {
     await abortable(backend.relay.ready(), signal)
     return backend.peer
@@ -28,12 +29,13 @@ class RelayBackend implements PeerBackend {
   readonly relay: RelayClient
   #alive: NodeJS.Timeout | null = null
 
-  constructor(address: StreamAddress) {
+  constructor(address: StreamAddress, guard: Guard) {
     this.address = relayText(address)
-    const hub = new SessionHub({
+    const identity = {
       uuid: new Uint8Array(randomBytes(16)),
       incarnation: randomBytes(4).readUInt32LE() || 1,
-    })
+    }
+    const hub = new SessionHub(identity, {}, guard)
     this.relay = new RelayClient(address, hub)
     hub.dialer = this.relay
     this.peer = new Peer(hub, this)

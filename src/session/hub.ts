@@ -15,6 +15,7 @@ import {
 import { CHANNEL_ID_BYTES, type Path, type PathEvents, type PeerRef, peerKey } from '../path/path.js'
 import { connectService } from './connect.js'
 import type { Dialer } from './dialer.js'
+import { Guard, type Refusal } from './limits.js'
 import { helloAcks, Remote } from './remote.js'
 import { defaultTiming, type Timing } from './repeat.js'
 import { closedRefusal } from './replies.js'
@@ -53,19 +54,12 @@ export interface HubIdentity {
   incarnation: number
 }
 
-interface Refusal {
-  reason: number
-  text: string
-  capacity?: number
-}
-
 interface Tombstone {
   orderly: boolean
   at: number
 }
 
 export const DEFAULT_MAX_MESSAGE = 64 * 1024 * 1024
-const MAX_SESSIONS_PER_REMOTE = 4096
 const MAX_TOMBSTONES = 4096
 const TOMBSTONE_MS = 60_000
 const MIN_CAPACITY = 4096
@@ -85,6 +79,7 @@ export class SessionHub implements PathEvents {
   readonly timing: Timing
   readonly remotes = new Map<string, Remote>()
   readonly steward: Steward
+  readonly guard: Guard
   /** makes paths that are not there yet; null: nobody does */
   dialer: Dialer | null = null
   closed = false
@@ -100,9 +95,10 @@ export class SessionHub implements PathEvents {
   #counter = 0
   #serial = 0
 
-  constructor(identity: HubIdentity, timing: Partial<Timing> = {}) {
+  constructor(identity: HubIdentity, timing: Partial<Timing> = {}, guard = new Guard()) {
     this.identity = identity
     this.timing = { ...defaultTiming, ...timing }
+    this.guard = guard
     this.steward = new Steward(this)
   }
 
@@ -288,6 +284,7 @@ export class SessionHub implements PathEvents {
       channels,
       serviceCount: services.length,
       channelCount: open.length,
+      limits: { ...this.guard.reached, muted: 0 },
     }
   }
 
@@ -426,9 +423,11 @@ export class SessionHub implements PathEvents {
       return refusal(Reason.LIMIT, `this process has been moved off path ${path.name}`)
     const listener = this.#listeners.get(service)
     if (listener === undefined) return refusal(Reason.NO_SERVICE, 'nobody listens under this name')
-    if (remote.sessions.size >= MAX_SESSIONS_PER_REMOTE) return refusal(Reason.LIMIT, 'too many channels')
-    const declined = listener.decline()
-    if (declined !== null) return refusal(Reason.LIMIT, declined)
+    const limit = this.guard.refuses(remote.sessions.size, capacity, () => listener.decline())
+    if (limit !== null) {
+      this.onReport?.()
+      return limit
+    }
     const id = frame.channel.slice()
     let end: ReturnType<Path['createEnd']> | null = null
     try {

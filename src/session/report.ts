@@ -16,12 +16,23 @@ export interface ChannelReport {
   initiator: boolean
 }
 
+/** How often limits were reached: see src/session/limits.ts, and `muted` of the counters. */
+export interface LimitReport {
+  channels: number
+  ringBytes: number
+  waiting: number
+  /** times that doorbells were not listened to for a while, because there were too many */
+  muted: number
+}
+
 export interface PeerReport {
   /** the first 64 and 96 of them; the counts are whole */
   services: string[]
   channels: ChannelReport[]
   serviceCount: number
   channelCount: number
+  /** not told by older versions */
+  limits?: LimitReport
 }
 
 const isName = (value: unknown): value is string =>
@@ -43,10 +54,12 @@ function isChannel(value: unknown): value is ChannelReport {
 
 /** A copy of what is well-formed; null when anything is not. */
 export function checkReport(value: Record<string, unknown>): PeerReport | null {
-  const { services, channels, serviceCount, channelCount } = value
+  const { services, channels, serviceCount, channelCount, limits } = value
   if (!Array.isArray(services) || services.length > MAX_SERVICES || !services.every(isName)) return null
   if (!Array.isArray(channels) || channels.length > MAX_CHANNELS || !channels.every(isChannel)) return null
   if (!isCount(serviceCount) || !isCount(channelCount)) return null
+  const counts = limitsOf(limits)
+  if (counts === null) return null
   const copies = channels.map(({ id, service, section, path, initiator }) => ({
     id,
     service,
@@ -54,5 +67,20 @@ export function checkReport(value: Record<string, unknown>): PeerReport | null {
     path,
     initiator,
   }))
-  return { services: [...services], channels: copies, serviceCount, channelCount }
+  return {
+    services: [...services],
+    channels: copies,
+    serviceCount,
+    channelCount,
+    ...(counts && { limits: counts }),
+  }
+}
+
+/** Undefined: not told. Null: not well-formed. */
+function limitsOf(value: unknown): LimitReport | null | undefined {
+  if (value === undefined) return undefined
+  if (typeof value !== 'object' || value === null) return null
+  const { channels, ringBytes, waiting, muted } = value as Record<string, unknown>
+  if (!isCount(channels) || !isCount(ringBytes) || !isCount(waiting) || !isCount(muted)) return null
+  return { channels, ringBytes, waiting, muted }
 }

@@ -8,7 +8,7 @@
  * `sendBase` and `receiveBase` are the counts at which the current epoch began. A count is what the receiver had
  * delivered when it stopped reading the old ring, so nothing is numbered twice and nothing is skipped.
  */
-import { type RecordCounts, VmringError } from '../errors.js'
+import { type ErrorCode, type RecordCounts, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { Kind } from '../native/types.js'
 import { encodeFrame, Flag, type Frame, FrameType, Reason } from '../path/frames.js'
@@ -55,6 +55,11 @@ export interface SessionInit {
 export interface EndTotals {
   doorbells: number
   suppressed: number
+}
+
+const codes: Record<number, ErrorCode> = {
+  [Reason.POLICY]: 'ERR_VMRING_POLICY',
+  [Reason.LIMIT]: 'ERR_VMRING_LIMIT',
 }
 
 export class Session implements EndEvents {
@@ -450,7 +455,7 @@ export class Session implements EndEvents {
     this.hub.sessionDone(this)
     this.onOpened?.(
       new VmringError(
-        reason === Reason.POLICY ? 'ERR_VMRING_POLICY' : 'ERR_VMRING_REFUSED',
+        codes[reason] ?? 'ERR_VMRING_REFUSED',
         `'${this.service}' was refused: ${frame.text || `reason ${reason}`}`,
         {
           details: { reason, capacity: frame.capacity },

@@ -20,8 +20,11 @@ const silent: StreamHandlers = { onRead() {}, onEnd() {}, onDrain() {}, onClose(
 const cid = process.env.VMRING_TEST_VSOCK_CID
 export const streamFamily = cid === undefined ? 'unix' : 'vsock'
 
-/** Two ends of one connection, neither reading. */
-export async function streamPair(buffer = 0): Promise<[NativeStream, NativeStream]> {
+/** Two ends of one connection, neither reading. `through`: a socket in front of the listener, which the near end connects to instead. */
+export async function streamPair(
+  buffer = 0,
+  through?: (path: string) => Promise<string>,
+): Promise<[NativeStream, NativeStream]> {
   const directory = mkdtempSync(join(tmpdir(), 'vmring-test-'))
   const path = join(directory, 'stream')
   const address: StreamAddress = cid === undefined ? { path } : { cid: VSOCK_ANY, port: VSOCK_ANY }
@@ -42,7 +45,11 @@ export async function streamPair(buffer = 0): Promise<[NativeStream, NativeStrea
       )
       const { local } = listener
       const target = 'port' in local ? { cid: Number(cid), port: local.port } : local
-      near = native.streamConnect(target, { ...silent, onClose: reject }, { buffer })
+      const connect = (address: StreamAddress): void => {
+        near = native.streamConnect(address, { ...silent, onClose: reject }, { buffer })
+      }
+      if (through === undefined) connect(target)
+      else through(path).then((broken) => connect({ path: broken }), reject)
     })
   } finally {
     rmSync(directory, { recursive: true, force: true })
@@ -60,7 +67,7 @@ export interface StreamLink {
 export interface StreamRig {
   a: Side
   b: Side
-  link(name?: 'unix' | 'vsock'): Promise<StreamLink>
+  link(name?: 'unix' | 'vsock', through?: (path: string) => Promise<string>): Promise<StreamLink>
   close(): Promise<void>
 }
 
@@ -74,8 +81,8 @@ export function streamRig(
   return {
     a,
     b,
-    async link(name = streamFamily) {
-      const streams = await streamPair(options.buffer)
+    async link(name = streamFamily, through) {
+      const streams = await streamPair(options.buffer, through)
       const near = new FramePath(new StreamWire(streams[0], { name }), ref(b), options)
       const far = new FramePath(new StreamWire(streams[1], { name }), ref(a), options)
       a.hub.addPath(near)
