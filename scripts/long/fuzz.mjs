@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { must, root, run, say, total } from '../lib.mjs'
 
-const native = ['core', 'region', 'ivshmem']
+const native = ['core', 'region', 'control', 'ivshmem']
 const script = ['frames', 'relay', 'stream', 'session', 'clone', 'hybrid', 'policy', 'map']
 const { values, positionals: files } = parseArgs({
   allowPositionals: true,
