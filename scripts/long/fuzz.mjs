@@ -58,7 +58,7 @@ async function compile(name) {
     .flatMap((folder) => readdirSync(join(root, folder)).map((file) => join(root, folder, file)))
     .reduce((latest, file) => Math.max(latest, statSync(file).mtimeMs), 0)
   if (existsSync(program) && statSync(program).mtimeMs > newest) return program
-  const flags = ['-std=c++20', '-O2', '-g', '-Wall', '-Wextra', '-Wshadow', '-Inative', '-Inative/test']
+  const flags = ['-std=c++20', '-O1', '-g', '-Wall', '-Wextra', '-Wshadow', '-Inative', '-Inative/test']
   const sanitize = ['-fsanitize=fuzzer,address,undefined', '-fno-sanitize-recover=all']
   await must(await compiler(), [...flags, ...sanitize, source, '-o', program], {
     title: `compiling ${source}`,
