@@ -12,7 +12,7 @@ export class Remote {
   readonly paths: Path[] = []
   readonly services = new Set<string>()
   readonly sessions = new Set<Session>()
-  /** true once it has told all its services */
+  /** true once it has told all its services, since it was last asked */
   known = false
   /** 'cid:3' or 'uid:1000' by the relay's word; once known it cannot change */
   origin: string | null = null
@@ -56,6 +56,12 @@ export class Remote {
   /** Asks for the services, until they are told. */
   greet(): void {
     this.#hello.start(() => this.send(encodeFrame({ type: FrameType.HELLO })))
+  }
+
+  /** Asks for the services anew. */
+  ask(): void {
+    this.known = false
+    this.greet()
   }
 
   /** True when the set of services may have changed. */
