@@ -267,7 +267,9 @@ class ShmEnd implements PathEnd {
     const { peer } = this.path.network
     const offset = peer.allocLarge(this.id, bytes.length)
     if (offset < 0) return Status.TOO_LARGE
+    // @step large: memory taken
     new Uint8Array(this.buffer, offset, bytes.length).set(bytes)
+    // @step large: filled
     return peer.commitLarge(this.id, offset, bytes.length)
   }
 
