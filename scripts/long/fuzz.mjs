@@ -10,9 +10,8 @@ import { appendFileSync, existsSync, mkdirSync, readdirSync, statSync } from 'no
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { must, root, run, say, total } from '../lib.mjs'
+import { nativeTargets as native, scriptTargets as script } from './fuzz-targets.mjs'
 
-const native = ['core', 'region', 'control', 'ivshmem']
-const script = ['frames', 'relay', 'stream', 'session', 'clone', 'hybrid', 'policy', 'map']
 const { values, positionals: files } = parseArgs({
   allowPositionals: true,
   options: {
