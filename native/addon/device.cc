@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <system_error>
+#include <thread>
 
 #include "addon/module.hpp"
 #include "addon/region.hpp"
@@ -272,6 +274,13 @@ napi_value Device::detach(napi_env env, const Napi::CallbackInfo&) {
   if (!open_) return make_bool(env, false);
   const bool kept = open_->memory->detach();
   if (!kept) open_->memory->close(); // no memory for a copy: reads give zeros, and the device can still go
+  // The kernel resets a device as it is closed, which may take seconds. Channels have to move to other paths meanwhile.
+  if (open_->vfio) {
+    try {
+      std::thread([vfio = std::move(open_->vfio)] {}).detach();
+    } catch (const std::system_error&) { // no thread: it was closed where it stood
+    }
+  }
   shut();
   return make_bool(env, kept);
 }
