@@ -28,12 +28,14 @@ const runs = {
   },
   fuzz: {
     about: `10^9 pushes and pops of the core, and ${MINUTES_EACH} minutes for each parser of foreign bytes`,
-    units: () => [
-      [script('fuzz'), '--operations', '1e9'],
-      ...['region', 'ivshmem', 'frames', 'relay', 'stream', 'session', 'hybrid', 'policy', 'map'].map(
-        (target) => [script('fuzz'), '--seconds', each, '--target', target],
-      ),
-    ],
+    units: async () => {
+      const { nativeTargets, scriptTargets } = await import('./long/fuzz-targets.mjs')
+      const parsers = [...nativeTargets, ...scriptTargets].filter((target) => target !== 'core')
+      return [
+        [script('fuzz'), '--operations', '1e9'],
+        ...parsers.map((target) => [script('fuzz'), '--seconds', each, '--target', target]),
+      ]
+    },
   },
   torn: {
     about: 'payloads that change while they are decoded, a hundred million times',

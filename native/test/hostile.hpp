@@ -135,7 +135,7 @@ struct Side {
   End<Checked> end;
   Remote<Checked> remote;
   Sleeper<Checked> sleeper;
-  std::vector<uint32_t> lent;
+  std::vector<Record> lent;
   uint64_t pushed = 0;
   uint64_t popped = 0;
   uint64_t told = 0; // control messages received
@@ -181,7 +181,13 @@ bool step(Side& side, Source& source) {
       Record record{};
       if (bounded(2, [&] { return rx.poll(record); }) != Poll::record) break;
       ++side.popped;
-      side.lent.push_back(record.sequence);
+      // what is lent stays as it is until it is given back, so nothing new may lie there
+      for (const Record& old : side.lent) {
+        if (record.payload < old.payload + old.length && old.payload < record.payload + record.length) {
+          violated(__FILE__, __LINE__, "a record over one that is lent");
+        }
+      }
+      side.lent.push_back(record);
       const uint8_t* data = side.end.remote().ring_data(side.end.remote_offer().ring_offset);
       if (record.payload < data || record.length > kCapacity - static_cast<uint64_t>(record.payload - data)) {
         violated(__FILE__, __LINE__, "a payload outside its ring");
@@ -201,7 +207,7 @@ bool step(Side& side, Source& source) {
     case 6:
       while (!side.lent.empty() && source.below(16) != 0) {
         const size_t k = source.below(static_cast<uint32_t>(side.lent.size()));
-        if (!bounded(1, [&] { return side.end.release(side.lent[k]); })) {
+        if (!bounded(1, [&] { return side.end.release(side.lent[k].sequence); })) {
           violated(__FILE__, __LINE__, "a record that was lent cannot be given back");
         }
         side.lent.erase(side.lent.begin() + static_cast<long>(k));

@@ -207,7 +207,7 @@ void run(const Area* area) {
   munmap(page, sizeof(Board));
 }
 
-void run(Area area) { run(&area); }
+[[maybe_unused]] void run(Area area) { run(&area); }
 
 } // namespace
 

@@ -10,9 +10,8 @@ import { appendFileSync, existsSync, mkdirSync, readdirSync, statSync } from 'no
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { must, root, run, say, total } from '../lib.mjs'
+import { nativeTargets as native, scriptTargets as script } from './fuzz-targets.mjs'
 
-const native = ['core', 'region', 'ivshmem']
-const script = ['frames', 'relay', 'stream', 'session', 'clone', 'hybrid', 'policy', 'map']
 const { values, positionals: files } = parseArgs({
   allowPositionals: true,
   options: {
@@ -58,7 +57,7 @@ async function compile(name) {
     .flatMap((folder) => readdirSync(join(root, folder)).map((file) => join(root, folder, file)))
     .reduce((latest, file) => Math.max(latest, statSync(file).mtimeMs), 0)
   if (existsSync(program) && statSync(program).mtimeMs > newest) return program
-  const flags = ['-std=c++20', '-O2', '-g', '-Wall', '-Wextra', '-Wshadow', '-Inative', '-Inative/test']
+  const flags = ['-std=c++20', '-O1', '-g', '-Wall', '-Wextra', '-Wshadow', '-Inative', '-Inative/test']
   const sanitize = ['-fsanitize=fuzzer,address,undefined', '-fno-sanitize-recover=all']
   await must(await compiler(), [...flags, ...sanitize, source, '-o', program], {
     title: `compiling ${source}`,

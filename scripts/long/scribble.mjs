@@ -10,6 +10,9 @@ import { AREAS, scribble } from '../../test/hostile/scribble.mjs'
 import { run, say } from '../lib.mjs'
 import { buildNative, sanitized } from '../native.mjs'
 
+// what was started goes at exit
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(130))
+
 const { values } = parseArgs({
   options: {
     seconds: { type: 'string', default: '600' },

@@ -7,6 +7,9 @@ import { torn } from '../../test/hostile/torn.mjs'
 import { must } from '../lib.mjs'
 import { buildNative } from '../native.mjs'
 
+// what was started goes at exit
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(130))
+
 const { values } = parseArgs({
   options: { attempts: { type: 'string', default: '1e8' }, json: { type: 'string' } },
 })

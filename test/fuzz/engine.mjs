@@ -172,7 +172,7 @@ export async function fuzz(
       return report({ input, error })
     }
     if (coverage.fresh() === 0) continue
-    if (all) add(input)
+    if (all && !target.seeds.includes(input)) add(input)
     else inputs.push(input)
   }
   if (inputs.length === 0) inputs.push(Buffer.alloc(0))

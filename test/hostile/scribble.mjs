@@ -108,6 +108,11 @@ export async function scribble({ areas = AREAS, seconds, seed, gap = 2500, env =
   const programs = []
   const daemons = []
   const results = []
+  const clean = () => {
+    for (const { child } of [...programs, ...daemons]) child.kill('SIGKILL')
+    rmSync(directory, { recursive: true, force: true })
+  }
+  process.once('exit', clean)
   try {
     const [bad, good] = [join(directory, 'a.sock'), join(directory, 'b.sock')]
     for (const socket of [bad, good]) daemons.push(await daemon(socket, environment))
@@ -220,10 +225,8 @@ export async function scribble({ areas = AREAS, seconds, seed, gap = 2500, env =
     return results
   } finally {
     for (const one of programs) await one.stop()
-    for (const { child, ended } of daemons) {
-      child.kill('SIGKILL')
-      await ended
-    }
-    rmSync(directory, { recursive: true, force: true })
+    clean()
+    for (const { ended } of daemons) await ended
+    process.off('exit', clean)
   }
 }

@@ -31,6 +31,11 @@ export async function torn({
   const region = `file:${join(directory, 'region')}`
   let writer
   let peer
+  const clean = () => {
+    writer?.kill('SIGKILL')
+    rmSync(directory, { recursive: true, force: true })
+  }
+  process.once('exit', clean)
   try {
     writeFileSync(join(directory, 'region'), new Uint8Array(2 ** 24))
     peer = await attach({ region, relay: null })
@@ -63,9 +68,9 @@ export async function torn({
     }
     return results
   } finally {
-    writer?.kill('SIGKILL')
+    clean()
+    process.off('exit', clean)
     await peer?.close()
-    rmSync(directory, { recursive: true, force: true })
   }
 }
 

@@ -1,4 +1,4 @@
-// What an ivshmem server may send, nine bytes each: a value, and whether a descriptor comes along.
+// What an ivshmem server may send, nine bytes each: a value, whether a descriptor comes along, and how often.
 #include "linux/ivshmem_client.hpp"
 
 #include <cstddef>
@@ -15,29 +15,31 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     int64_t value = 0;
     memcpy(&value, data, 8);
     const bool has_fd = (data[8] & 1) != 0;
-    const bool was_broken = client.stage() == IvshmemClient::Stage::broken;
-    const IvshmemStep step = client.feed(value, has_fd);
-    // Once broken always broken; what wants a descriptor has one; numbers stay in their ranges; memory comes once.
-    bool sane = !was_broken || step.event == IvshmemEvent::fault;
-    switch (step.event) {
-      case IvshmemEvent::vector:
-        sane = sane && has_fd && step.peer == value && step.vector < ivshmem_max_vectors;
-        sane = sane && step.own == (step.peer == client.own_id());
-        if (step.own) sane = sane && step.vector == own++;
-        break;
-      case IvshmemEvent::memory:
-        sane = sane && has_fd && !memory;
-        memory = true;
-        break;
-      case IvshmemEvent::left: sane = sane && !has_fd && step.peer == value && step.peer != client.own_id(); break;
-      case IvshmemEvent::own_id: sane = sane && !has_fd && step.peer == value; break;
-      case IvshmemEvent::fault:
-        sane = sane && step.fault != IvshmemFault::none && client.stage() == IvshmemClient::Stage::broken;
-        break;
-      case IvshmemEvent::none: break;
+    for (int times = data[8] >> 1; times >= 0; --times) {
+      const bool was_broken = client.stage() == IvshmemClient::Stage::broken;
+      const IvshmemStep step = client.feed(value, has_fd);
+      // Once broken always broken; what wants a descriptor has one; numbers stay in their ranges; memory comes once.
+      bool sane = !was_broken || step.event == IvshmemEvent::fault;
+      switch (step.event) {
+        case IvshmemEvent::vector:
+          sane = sane && has_fd && step.peer == value && step.vector < ivshmem_max_vectors;
+          sane = sane && step.own == (step.peer == client.own_id());
+          if (step.own) sane = sane && step.vector == own++;
+          break;
+        case IvshmemEvent::memory:
+          sane = sane && has_fd && !memory;
+          memory = true;
+          break;
+        case IvshmemEvent::left: sane = sane && !has_fd && step.peer == value && step.peer != client.own_id(); break;
+        case IvshmemEvent::own_id: sane = sane && !has_fd && step.peer == value; break;
+        case IvshmemEvent::fault:
+          sane = sane && step.fault != IvshmemFault::none && client.stage() == IvshmemClient::Stage::broken;
+          break;
+        case IvshmemEvent::none: break;
+      }
+      if (client.ready()) sane = sane && memory && own > 0;
+      if (!sane) abort();
     }
-    if (client.ready()) sane = sane && memory && own > 0;
-    if (!sane) abort();
   }
   return 0;
 }
