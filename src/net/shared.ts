@@ -11,8 +11,6 @@ import type { ConnectOptions } from '../session/hub.js'
 
 /** ms that an unused peer stays: programs that open one connection after the other should not attach for each */
 const LINGER_MS = 1000
-/** ms that the word of a new service may be behind the word of somebody who knows it already */
-const ANNOUNCED_MS = 25
 /** ms that it may take the second seat to hear of the first */
 const MIRROR_WAIT_MS = 1000
 
@@ -93,7 +91,7 @@ export class SharedPeer {
     const options: ConnectOptions = {
       signal,
       many: true,
-      wait: wait ?? ANNOUNCED_MS,
+      ...(wait !== undefined && { wait }),
       ...(ringSize !== undefined && { ringSize }),
     }
     const peer = await this.get()

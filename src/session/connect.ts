@@ -21,6 +21,7 @@ export async function connectService(
   const helloDeadline = performance.now() + hub.timing.helloLimit
   const attempts: string[] = []
   let lastError: Error | null = null
+  let asked = false
   let dialled = false
   for (;;) {
     signal?.throwIfAborted()
@@ -31,23 +32,31 @@ export async function connectService(
       attempts.push(...outcome.attempts)
       lastError = outcome.error ?? lastError
     }
+    const now = performance.now()
+    if (someUntold(hub) && now < helloDeadline) {
+      await hub.change(helloDeadline - now, signal)
+      continue
+    }
+    // Who has just begun to listen has said so, but perhaps it has not come here yet: nobody is refused on old news.
+    if (!asked) {
+      asked = true
+      for (const remote of hub.remotes.values()) remote.ask()
+      continue
+    }
     if (!dialled && mayDial(hub, options)) {
       try {
         await abortable(hub.dialer!.dialService(service), signal)
         dialled = true
+        continue
       } catch (error) {
         signal?.throwIfAborted()
         attempts.push(`relay: ${(error as Error).message}`)
         if ((error as VmringError).code === 'ERR_VMRING_POLICY') lastError = error as Error
       }
     }
-    signal?.throwIfAborted()
-    const now = performance.now()
-    const silent = someUntold(hub)
-    const until = silent ? Math.max(deadline, helloDeadline) : deadline
-    if (now >= until) break
-    await hub.change(Math.min(until - now, ASK_AGAIN_MS), signal)
-    if (!silent) for (const remote of hub.remotes.values()) remote.greet()
+    if (now >= deadline) break
+    await hub.change(Math.min(deadline - now, ASK_AGAIN_MS), signal)
+    for (const remote of hub.remotes.values()) remote.greet()
   }
   if (lastError !== null && (lastError as VmringError).code !== 'ECONNREFUSED') throw lastError
   throw connectionRefused(service, [...new Set(attempts)].slice(-ATTEMPTS_TOLD))

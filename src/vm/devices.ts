@@ -1,11 +1,14 @@
 // QEMU's words for the ivshmem devices of a guest. Each sits on a root port of its own: that gives it an IOMMU group of
 // its own, and q35 plugs and unplugs only there.
 
+export const DEFAULT_VECTORS = 2
+
 /** Needs a listening ivshmem server. `id` names the device for plug and unplug. */
 export interface DoorbellDevice {
   kind: 'doorbell'
   id: string
   socket: string
+  /** default 2 */
   vectors?: number
 }
 
@@ -36,7 +39,7 @@ export function deviceArguments(device: Device, port: number): string[] {
     '-chardev',
     `socket,path=${device.socket},id=${device.id}-server`,
     '-device',
-    `ivshmem-doorbell,id=${device.id},vectors=${device.vectors ?? 2},chardev=${device.id}-server,bus=port${port}`,
+    `ivshmem-doorbell,id=${device.id},vectors=${device.vectors ?? DEFAULT_VECTORS},chardev=${device.id}-server,bus=port${port}`,
   ]
 }
 
@@ -69,7 +72,7 @@ export function plugCommands(device: Device, port: number): QmpCommand[] {
     { command: 'chardev-add', args: { id, backend: { type: 'socket', data: { addr, server: false } } } },
     {
       command: 'device_add',
-      args: { driver: 'ivshmem-doorbell', vectors: device.vectors ?? 2, chardev: id, ...at },
+      args: { driver: 'ivshmem-doorbell', vectors: device.vectors ?? DEFAULT_VECTORS, chardev: id, ...at },
     },
   ]
 }

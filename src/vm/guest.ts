@@ -3,9 +3,16 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterUnplug, type Device, deviceArguments, plugCommands, rootPort } from './devices.js'
+import {
+  afterUnplug,
+  DEFAULT_VECTORS,
+  type Device,
+  deviceArguments,
+  plugCommands,
+  rootPort,
+} from './devices.js'
 import { GuestError, tail, within } from './errors.js'
-import { eventfds, fill, release, reserve, reserveArguments } from './fillers.js'
+import { Fillers } from './fillers.js'
 import { DEFAULT_MODULES, PORT_NAME } from './init.js'
 import { Job, type JobOptions, type JobResult, jobScript } from './job.js'
 import { kernel } from './kernel.js'
@@ -58,7 +65,8 @@ export class Guest {
   #jobs = new Map<number, Job>()
   #nextJob = 1
   #ports: (Device | null)[] = []
-  #reserve: string[] = []
+  /** null with KVM, where QEMU needs none */
+  #fillers: Fillers | null
   #ready: { resolve(): void } | undefined
   #lifetime: NodeJS.Timeout | undefined
 
@@ -69,6 +77,7 @@ export class Guest {
   ) {
     this.name = options.name ?? 'guest'
     this.share = join(folder, 'job')
+    this.#fillers = this.accelerator.startsWith('kvm') ? null : new Fillers(folder)
     this.#options = options
   }
 
@@ -150,46 +159,49 @@ export class Guest {
     return result.stdout.split('\n').filter((line) => line !== '')
   }
 
-  /** Any QMP command. */
-  qmp(command: string, args?: Record<string, unknown>): Promise<unknown> {
-    return this.#qmp.command(command, args)
+  /** Any QMP command. When QEMU ends meanwhile, the error says how, with the console. */
+  async qmp(command: string, args?: Record<string, unknown>): Promise<unknown> {
+    return this.#whole(this.#qmp.command(command, args))
   }
 
   /** Halts the virtual processors, as `stop` in QEMU's monitor. */
   async stop(): Promise<void> {
-    await this.#qmp.command('stop')
+    await this.qmp('stop')
   }
 
   async cont(): Promise<void> {
-    await this.#qmp.command('cont')
+    await this.qmp('cont')
   }
 
   /** Power cycle: QEMU and so the ivshmem peer id stay, everything in the guest starts anew. */
   async reset(): Promise<void> {
-    await this.#qmp.command('set-action', { reboot: 'reset' })
+    await this.qmp('set-action', { reboot: 'reset' })
     const started = Date.now()
     const ready = this.#untilReady('after its reset')
     this.#loseJobs('the guest was reset')
-    await this.#qmp.command('system_reset')
+    await this.qmp('system_reset')
     await ready
-    await this.#qmp.command('set-action', { reboot: 'shutdown' })
+    await this.qmp('set-action', { reboot: 'shutdown' })
     this.bootTime = Date.now() - started
   }
 
   /** Takes a device out with notice. Waits until the guest has let go of it, at most `timeout` ms. */
-  async unplug(id: string, timeout = 20_000): Promise<void> {
+  unplug(id: string, timeout = 60_000): Promise<void> {
+    return this.#whole(this.#unplug(id, timeout))
+  }
+
+  async #unplug(id: string, timeout: number): Promise<void> {
     const port = this.#ports.findIndex((device) => device?.id === id)
     const device = this.#ports[port]
     if (!device) throw new GuestError(`has no device ${id}`, this.name, '')
-    const deleted = this.#qmp.event('DEVICE_DELETED', timeout, (data) => data.device === id)
-    const before = eventfds(this.pid)
-    if (device.kind === 'doorbell') await release(this.#qmp, this.#reserve.splice(0))
-    await this.#qmp.command('device_del', { id })
-    await deleted
-    // A guest that stands still opens no files.
-    await this.#qmp.command('stop')
-    await fill(this.#qmp, this.pid, before, this.folder)
-    await this.#qmp.command('cont')
+    const remove = async () => {
+      const deleted = this.#qmp.event('DEVICE_DELETED', timeout, (data) => data.device === id)
+      await this.#qmp.command('device_del', { id })
+      await deleted
+    }
+    if (device.kind === 'doorbell' && this.#fillers !== null)
+      await this.#fillers.unplug(this.#qmp, this.pid, remove)
+    else await remove()
     this.#ports[port] = null
     const after = afterUnplug(device)
     await this.#qmp.command(after.command, after.args)
@@ -200,9 +212,13 @@ export class Guest {
     const port = this.#ports.indexOf(null)
     if (port < 0) throw new GuestError('has no free root port; see sparePorts', this.name, '')
     const before = await this.#countDevices()
-    if (device.kind === 'doorbell')
-      this.#reserve.push(...(await reserve(this.#qmp, this.folder, this.#reserve.length)))
-    for (const step of plugCommands(device, port)) await this.#qmp.command(step.command, step.args)
+    const add = async () => {
+      for (const step of plugCommands(device, port)) await this.#qmp.command(step.command, step.args)
+    }
+    const vectors = device.kind === 'doorbell' ? (device.vectors ?? DEFAULT_VECTORS) : 0
+    await this.#whole(
+      vectors === 0 || this.#fillers === null ? add() : this.#fillers.plug(this.#qmp, this.pid, vectors, add),
+    )
     this.#ports[port] = device
     for (let tries = 0; tries < 100; tries++) {
       if ((await this.#countDevices()) > before) return
@@ -261,13 +277,11 @@ export class Guest {
     const iommu = options.iommu ?? true
     const modules = options.modules ?? DEFAULT_MODULES
     this.#ports = [...(options.devices ?? []), ...Array<null>(options.sparePorts ?? 1).fill(null)]
-    const low = reserveArguments(this.folder)
-    this.#reserve = low.ids
     const append = `console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable mitigations=off nokaslr ${iommu ? 'intel_iommu=on' : ''}
       vmring.modules=${modules.join()} ${options.append ?? ''}`
     return [
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-net', 'none'],
-      ...low.args,
+      ...(this.#fillers?.arguments() ?? []),
       ...['-accel', this.accelerator, '-cpu', 'max', '-M', `q35${iommu ? ',kernel-irqchip=split' : ''}`],
       ...['-m', String(options.memory ?? 512), '-smp', String(options.cpus ?? 1)],
       ...(iommu ? ['-device', `intel-iommu,intremap=${iommu === 'no-remap' ? 'off' : 'on'}`] : []),
@@ -368,6 +382,14 @@ export class Guest {
     } catch {
       return ''
     }
+  }
+
+  /** What `asked` says; if QEMU ended meanwhile, how it did. */
+  async #whole<T>(asked: Promise<T>): Promise<T> {
+    return asked.catch(async (error: Error) => {
+      await Promise.race([this.#exit, sleep(1000)]) // its socket is closed before it is gone
+      throw this.#dead ? this.#error(`${error.message} (${this.#end})`) : error
+    })
   }
 
   #error(message: string): GuestError {

@@ -66,8 +66,7 @@ export class Project {
 
   /** `npm install --offline`, run by this project's Node. */
   install(): void {
-    const npm = join(realpathSync(findProgram('npm')), '../npm-cli.js')
-    const args = [npm, 'install', '--offline', '--no-audit', '--no-fund', tarball]
+    const args = [npm(), 'install', '--offline', '--no-audit', '--no-fund', tarball]
     const { status, stderr } = run(this.node, args, this.home, this.env)
     expect({ status, stderr }).toMatchObject({ status: 0 })
   }
@@ -79,6 +78,11 @@ export class Project {
   remove(): void {
     rmSync(this.dir, { recursive: true, force: true })
   }
+}
+
+/** npm's program, to be run by any Node. */
+export function npm(): string {
+  return join(realpathSync(findProgram('npm')), '../npm-cli.js')
 }
 
 function findProgram(name: string): string {

@@ -1,5 +1,8 @@
 // The life of guests during traffic with a host process: processes and machines that die, reboot, pause; devices that are
 // unplugged and plugged; a daemon that goes and comes. Rounds of each (VMRING_VM_ROUNDS), in two lanes side by side.
+//
+// The order is not free. QEMU (seen in 7.2) frees the eventfds of a peer that leaves and keeps the pointer, and frees it
+// again when its own device is unplugged: so nobody may have left since a device that is to be unplugged was plugged.
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -162,45 +165,6 @@ async function pauses(): Promise<void> {
 }
 
 describe('during traffic', () => {
-  it(
-    'guests reboot, die, pause; processes die; devices come and go',
-    async () => {
-      const timed = async (name: string, lane: () => Promise<void>) => {
-        const started = Date.now()
-        await lane()
-        console.log(`${name}: ${ROUNDS} rounds in ${Math.round((Date.now() - started) / 1000)} s`)
-      }
-      await Promise.all([
-        timed('reboot', reboots).then(() => timed('unplug and plug', unplugs)),
-        timed('kill -9 of QEMU', machineKills)
-          .then(() => timed('kill -9 of the process', processKills))
-          .then(() => timed('stop and cont', pauses)),
-      ])
-    },
-    LIMIT_MS,
-  )
-
-  it('and nothing is left behind', async () => {
-    const { region, peers } = await hostStatus(daemon.socket)
-    expect(peers).toHaveLength(3) // two guests and this process
-    expect(region.freeSections).toBe(region.sections - 3)
-    await expect.poll(() => host.counters()!.freeBytes, { timeout: 5000 }).toBe(freeBytes)
-  })
-
-  it('those who leave and join are seen by every guest', async () => {
-    const jobs = [echo(a, 'a'), echo(b, 'b')]
-    const [one, two] = (await Promise.all([Talk.open(host, 'a'), Talk.open(host, 'b')])) as [Talk, Talk]
-    const seen = async () => [(await one.peers()).length, (await two.peers()).length]
-    expect(await seen()).toEqual([2, 2])
-    const second = await attach({ region: `unix:${daemon.socket}` })
-    await expect.poll(seen, { timeout: 5000 }).toEqual([3, 3])
-    await second.close()
-    await expect.poll(seen, { timeout: 5000 }).toEqual([2, 2])
-    await Promise.all([one, two].map((talk) => talk.channel.close()))
-    for (const job of jobs) job.kill()
-    await Promise.all(jobs.map((job) => job.done))
-  })
-
   it('what an unplugged device held can still be read', async () => {
     const job = a.start([process.execPath, app('unplug.mjs'), `pci:${address}`], { timeout: 150_000 })
     const channel = await host.connect('unplug', { wait: 150_000 })
@@ -224,7 +188,56 @@ describe('during traffic', () => {
     await setDriver(a, address, 'vfio-pci')
   })
 
+  it(
+    'guests reboot, die, pause; processes die; devices come and go',
+    async () => {
+      const timed = async (name: string, lane: () => Promise<void>) => {
+        const started = Date.now()
+        await lane()
+        console.log(`${name}: ${ROUNDS} rounds in ${Math.round((Date.now() - started) / 1000)} s`)
+      }
+      const unplugged = timed('unplug and plug', unplugs)
+      await Promise.all([
+        unplugged.then(() => timed('reboot', reboots)),
+        timed('kill -9 of the process', processKills)
+          .then(() => timed('stop and cont', pauses))
+          .then(() => unplugged)
+          .then(() => timed('kill -9 of QEMU', machineKills)),
+      ])
+    },
+    LIMIT_MS,
+  )
+
+  it('and nothing is left behind', async () => {
+    const { region, peers } = await hostStatus(daemon.socket)
+    expect(peers).toHaveLength(3) // two guests and this process
+    expect(region.freeSections).toBe(region.sections - 3)
+    // A process that was killed right after it closed may not have said that it reads no more; its successor does.
+    const job = echo(a, 'left')
+    await (await by(job, Talk.open(host, 'left'))).channel.close()
+    await expect.poll(() => host.counters()!.freeBytes, { timeout: 5000 }).toBe(freeBytes)
+    job.kill()
+    await job.done
+  })
+
+  it('those who leave and join are seen by every guest', async () => {
+    const jobs = [echo(a, 'a'), echo(b, 'b')]
+    const [one, two] = (await Promise.all([Talk.open(host, 'a'), Talk.open(host, 'b')])) as [Talk, Talk]
+    const seen = async () => [(await one.peers()).length, (await two.peers()).length]
+    expect(await seen()).toEqual([2, 2])
+    const second = await attach({ region: `unix:${daemon.socket}` })
+    await expect.poll(seen, { timeout: 5000 }).toEqual([3, 3])
+    await second.close()
+    await expect.poll(seen, { timeout: 5000 }).toEqual([2, 2])
+    await Promise.all([one, two].map((talk) => talk.channel.close()))
+    for (const job of jobs) job.kill()
+    await Promise.all(jobs.map((job) => job.done))
+  })
+
   it('a daemon that dies is not missed; started again, processes of the host join it by themselves', async () => {
+    await a.kill() // its QEMU saw others leave, and it is to be unplugged
+    a = await bed.boot(options('a'))
+    await setDriver(a, address, 'vfio-pci')
     const jobs = [echo(a, 'a'), echo(b, 'b')]
     const [one, two] = (await Promise.all([Talk.open(host, 'a'), Talk.open(host, 'b')])) as [Talk, Talk]
     await daemon.kill('SIGKILL')
