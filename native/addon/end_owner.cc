@@ -3,7 +3,6 @@
 namespace vmring::addon {
 namespace {
 
-constexpr uint32_t kQuietPolls = 4096;
 constexpr size_t kFewEnds = 16;
 
 } // namespace

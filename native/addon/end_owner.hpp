@@ -9,6 +9,8 @@
 
 namespace vmring::addon {
 
+inline constexpr uint32_t kQuietPolls = 4096; // without anything: the end is parked if there are many
+
 class EndOwner {
  public:
   explicit EndOwner(EndTable& table) : table_(table) {}
@@ -20,6 +22,15 @@ class EndOwner {
   void activate(EndEntry& end) {
     traffic_ = true;
     end.quiet = 0;
+    list(end);
+  }
+  // Perhaps something has come: where many ends are looked at, one look is enough.
+  void suspect(EndEntry& end) {
+    traffic_ = true;
+    if (!end.active) end.quiet = kQuietPolls;
+    list(end);
+  }
+  void list(EndEntry& end) {
     if (end.active) return;
     end.active = true;
     active_.push_back(end.id);

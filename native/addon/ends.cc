@@ -13,6 +13,7 @@ Module& module_behind(void* data) { return *static_cast<Module*>(data); }
 
 // Null: no such end (any more). TypeError when it is not a number.
 EndEntry* find_end(Module& module, napi_env env, napi_value id) {
+  module.take_releases();
   uint32_t value = 0;
   if (napi_get_value_uint32(env, id, &value) != napi_ok) throw_type("the end must be a number");
   return module.ends.find(value);
@@ -187,6 +188,16 @@ int32_t receive(Module& module, EndEntry& end) {
   return static_cast<int32_t>(record.kind);
 }
 
+// As receive(), waiting up to `timeout` ms.
+int32_t receive_wait(Module& module, EndEntry& end, double timeout) {
+  const int32_t result = receive(module, end);
+  // Private ends: whoever fills them is on this thread, so waiting would be in vain.
+  if (result != status::none || !(timeout > 0) || end.is_private || end.stopped) return result;
+  const double milliseconds = timeout < kLongestWait ? timeout : kLongestWait;
+  static_cast<Member*>(end.owner)->wait(end, static_cast<uint64_t>(milliseconds * 1e6));
+  return receive(module, end);
+}
+
 napi_value end_receive(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const Arguments<1> arguments(env, info);
@@ -203,13 +214,53 @@ napi_value end_receive_wait(napi_env env, napi_callback_info info) {
     EndEntry* end = find_end(module, env, arguments[0]);
     const double timeout = to_double(env, arguments[1], "the timeout");
     if (!(timeout >= 0)) throw_range("the timeout must be at least 0 ms");
-    if (end == nullptr) return make_int(env, status::closed);
-    const int32_t result = receive(module, *end);
-    // Private ends: whoever fills them is on this thread, so waiting would be in vain.
-    if (result != status::none || timeout == 0 || end->is_private || end->stopped) return make_int(env, result);
-    const double milliseconds = timeout < kLongestWait ? timeout : kLongestWait;
-    static_cast<Member*>(end->owner)->wait(*end, steady_nanoseconds() + static_cast<uint64_t>(milliseconds * 1e6));
-    return make_int(env, receive(module, *end));
+    return make_int(env, end == nullptr ? status::closed : receive_wait(module, *end, timeout));
+  });
+}
+
+// ---- once per message. Each argument and each result of a Node-API call costs as much as the empty call; so these have none: what they
+// need stands in words that JavaScript has written, and what comes of it too.
+
+enum Hot : uint32_t { kHotEnd, kHotLength, kHotResult };
+enum Scratch : uint32_t { kScratchTimeout = 4 };
+
+template <class Body>
+napi_value hot(napi_env env, Body body) {
+  Module* module = Module::current();
+  if (module == nullptr) return nullptr; // JavaScript has set the result for that
+  return guarded(env, [&]() -> napi_value {
+    int32_t* words = module->hot.get();
+    EndEntry* end = module->ends.find(static_cast<uint32_t>(words[kHotEnd]));
+    words[kHotResult] = end == nullptr ? status::closed : body(*module, *end);
+    return nullptr;
+  });
+}
+
+int32_t send_staged(Module& module, EndEntry& end) {
+  if (const int32_t obstacle = send_obstacle(&end)) return obstacle;
+  const uint32_t length = static_cast<uint32_t>(module.hot.get()[kHotLength]);
+  Producer<A>& outbox = end.core.tx();
+  if (length > kStaging || length > inline_limit(outbox.capacity())) return status::too_large;
+  const Send result = outbox.send(module.staging.get(), length, Kind::data, false);
+  if (result != Send::ok) return status_of(result);
+  end.sent_bytes += length;
+  end.owner->published(end);
+  return status::ok;
+}
+
+napi_value hot_send(napi_env env, napi_callback_info) { return hot(env, send_staged); }
+
+napi_value hot_receive(napi_env env, napi_callback_info) {
+  return hot(env, [](Module& module, EndEntry& end) {
+    module.take_releases();
+    return receive(module, end);
+  });
+}
+
+napi_value hot_receive_wait(napi_env env, napi_callback_info) {
+  return hot(env, [](Module& module, EndEntry& end) {
+    module.take_releases();
+    return receive_wait(module, end, module.scratch.get()[kScratchTimeout]);
   });
 }
 
@@ -292,9 +343,15 @@ void init_ends(napi_env env, napi_value exports) {
       {"endFault", end_fault},
       {"endIdle", end_idle},
       {"endDestroy", end_destroy},
+      {"hotSend", hot_send},
+      {"hotReceive", hot_receive},
+      {"hotReceiveWait", hot_receive_wait},
   };
   export_functions(env, exports, functions, &module);
   check(napi_set_named_property(env, exports, "scratch", module.scratch.array(env, napi_float64_array)));
+  check(napi_set_named_property(env, exports, "hot", module.hot.array(env, napi_int32_array)));
+  check(napi_set_named_property(env, exports, "staging", module.staging.array(env, napi_uint8_array)));
+  check(napi_set_named_property(env, exports, "releases", module.releases.array(env, napi_uint32_array)));
 }
 
 } // namespace vmring::addon

@@ -63,12 +63,11 @@ napi_value guarded(napi_env env, Body&& body) noexcept {
 template <size_t N>
 struct Arguments {
   napi_value at[N];
-  napi_value self = nullptr;
   void* data = nullptr;
 
   Arguments(napi_env env, napi_callback_info info) {
     size_t count = N;
-    check(napi_get_cb_info(env, info, &count, at, &self, &data));
+    check(napi_get_cb_info(env, info, &count, at, nullptr, &data));
   }
   napi_value operator[](size_t i) const { return at[i]; }
 };

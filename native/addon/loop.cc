@@ -87,6 +87,7 @@ void Loop::kick() {
 void Loop::on_prepare() {
   bool turn_again = false;
   uint64_t delay = kNoTimer;
+  module_.take_releases();
   module_.pairs.flush_released();
   for (const auto& member : members()) {
     if (!member->may_sleep()) {

@@ -105,8 +105,8 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   bool free_large(EndEntry& end, uint64_t offset);
   void free_end(EndEntry& end);
   void ring(EndEntry& end) override;
-  // Blocks this thread until the end has a record, the deadline (steady ns) has passed, or nothing can come any more.
-  void wait(EndEntry& end, uint64_t deadline);
+  // Blocks this thread until the end has a record, the time (ns) is over, or nothing can come any more.
+  void wait(EndEntry& end, uint64_t timeout);
 
   // ---- event loop (member_turn.cc)
   // About to block: publishes releases, parks, announces, looks again. False: the loop must turn again at once.

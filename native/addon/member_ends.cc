@@ -11,6 +11,7 @@
 namespace vmring::addon {
 namespace {
 
+constexpr uint32_t kTurnsWithoutClock = 128;      // some 2 µs
 constexpr uint64_t kYieldAfter = 4'000;          // of spinning: perhaps whoever should answer waits for this processor
 constexpr uint64_t kShortSpin = 50'000;          // before a synchronous receive goes to sleep
 constexpr uint64_t kLongestNap = 1'000'000;      // of a synchronous receive without interrupts
@@ -77,7 +78,7 @@ void Member::attach_end(EndEntry& end, const RingOffer& theirs) {
     throw_code("ERR_VMRING_PROTOCOL", "the other side offers a ring that does not lie in its section, or of another size");
   }
   if (end.core.tx().in_use() != 0) published(end); // sent before anybody could be rung
-  activate(end);
+  suspect(end);
 }
 
 void Member::free_end(EndEntry& end) {
@@ -135,10 +136,16 @@ bool Member::departed(const EndEntry& end) const {
          identity.state != EntryState::joined;
 }
 
-void Member::wait(EndEntry& end, uint64_t deadline) {
+void Member::wait(EndEntry& end, uint64_t timeout) {
   Consumer<A>& inbox = end.core.rx();
+  // An answer that is under way is here sooner than the clock is read.
+  for (uint32_t turn = 0; turn < kTurnsWithoutClock; ++turn) {
+    if (inbox.readable()) return;
+    relax();
+  }
   const auto over = [&] { return closed_ || end.lost() || end.fault() != nullptr || departed(end); };
   uint64_t now = steady_nanoseconds();
+  const uint64_t deadline = now + timeout;
   uint64_t until = options_.mode == Mode::event && has_doorbell() ? now : now + kShortSpin;
   if (options_.mode == Mode::busy || until > deadline) until = deadline;
   uint64_t yield_at = now + kYieldAfter;

@@ -183,9 +183,10 @@ void Member::take_bells() {
     const uint32_t groups = other.remote->take_news();
     traffic_ = true;
     other.control_pending = true;
+    if (groups == 1) continue; // control messages alone
     for (const uint32_t id : other.ends) {
       EndEntry* end = table_.find(id);
-      if (end != nullptr && (groups >> bell_group(end->core.offer().bell) & 1) != 0) activate(*end);
+      if (end != nullptr && (groups >> bell_group(end->core.offer().bell) & 1) != 0) suspect(*end);
     }
   }
 }

@@ -9,7 +9,10 @@ namespace vmring::addon {
 // over when the last handle has said so.
 Module::Module(napi_env environment) : env(environment) {}
 
+thread_local Module* Module::current_ = nullptr;
+
 void Module::open() {
+  current_ = this;
   loop.open(env);
   napi_value name = make_string(env, "vmring");
   check(napi_async_init(env, nullptr, name, &context_));
@@ -26,6 +29,7 @@ void Module::open() {
 void Module::shut() {
   if (ended) return;
   ended = true;
+  current_ = nullptr;
   while (!members.empty()) {
     Member* member = *members.begin();
     members.erase(members.begin());
@@ -39,6 +43,16 @@ void Module::shut() {
 void Module::handle_closed() {
   if (!ended || loop.open_handles() != 0 || cleanup_ == nullptr) return;
   napi_remove_async_cleanup_hook(std::exchange(cleanup_, nullptr));
+}
+
+void Module::take_noted_releases() {
+  uint32_t* words = releases.get();
+  const uint32_t count = words[0] < kReleases ? words[0] : kReleases;
+  words[0] = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    EndEntry* end = ends.find(words[1 + 2 * i]);
+    if (end != nullptr && end->core.release(words[2 + 2 * i]) && end->owner != nullptr) end->owner->released(*end);
+  }
 }
 
 void Module::call(napi_value function, size_t count, const napi_value* arguments) noexcept {

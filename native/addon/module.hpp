@@ -12,6 +12,8 @@
 namespace vmring::addon {
 
 inline constexpr uint32_t kReadyPairs = 1024; // ends reported per turn; the rest comes in the next
+inline constexpr uint32_t kReleases = 16;     // noted by JavaScript before it must call
+inline constexpr uint32_t kStaging = 1024;    // bytes of a message that is handed over without an argument
 
 // Words that JavaScript sees as one typed array for ever.
 template <class T>
@@ -40,6 +42,9 @@ class Module : public std::enable_shared_from_this<Module> {
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
 
+  // Of this thread, while its environment lives: for functions that cannot afford to ask Node.
+  static Module* current() { return current_; }
+
   void open();
   std::shared_ptr<Module> shared() { return shared_from_this(); }
 
@@ -48,6 +53,11 @@ class Module : public std::enable_shared_from_this<Module> {
   void call(napi_value function, size_t count, const napi_value* arguments) noexcept;
   // A handle of the event loop has closed.
   void handle_closed();
+  // What JavaScript has released since its last call: {count, then end id and sequence number of each}. Looked at with every
+  // call that names an end, and before the loop sleeps.
+  void take_releases() {
+    if (releases.get()[0] != 0) take_noted_releases();
+  }
 
   napi_env env;
   Loop loop{*this};
@@ -55,7 +65,10 @@ class Module : public std::enable_shared_from_this<Module> {
   Pairs pairs{*this};
   std::unordered_set<Member*> members; // those that are open
   std::unordered_set<Device*> devices;  // likewise
-  SharedWords<double> scratch{4};
+  SharedWords<double> scratch{5};
+  SharedWords<int32_t> hot{3};
+  SharedWords<uint8_t> staging{kStaging};
+  SharedWords<uint32_t> releases{1 + 2 * kReleases};
   SharedWords<uint32_t> pair_ready{2 * kReadyPairs};
   napi_ref region_class = nullptr;
   napi_ref peer_class = nullptr;
@@ -65,7 +78,9 @@ class Module : public std::enable_shared_from_this<Module> {
 
  private:
   void shut();
+  void take_noted_releases();
 
+  static thread_local Module* current_;
   napi_async_context context_ = nullptr;
   napi_async_cleanup_hook_handle cleanup_ = nullptr;
 };

@@ -1,9 +1,9 @@
 /** The public face of a session: two-way, ordered, message-preserving. */
 import { EventEmitter } from 'node:events'
 import { VmringError } from '../errors.js'
-import { native } from '../native/binding.js'
 import { Kind, type PeerCounters, Status } from '../native/types.js'
 import { rethrowLater } from '../ring/ends.js'
+import { sendData } from '../ring/hot.js'
 import { type LeaseOwner, SendLease } from '../ring/lease.js'
 import type { Message } from '../ring/message.js'
 import type { Session, SessionClient } from '../session/session.js'
@@ -160,7 +160,7 @@ export class Channel
     if (bytes.length > this.#largest) throw this.#tooLarge(bytes.length)
     const session = this.#session
     if (session.out.sendId >= 0 && !this.#sender.busy) {
-      const status = native.endSend(session.out.sendId, bytes, Kind.DATA, 0)
+      const status = sendData(session.out.sendId, bytes)
       // @step send: put
       if (status > 0) {
         this.#sender.sentMessages++

@@ -52,7 +52,7 @@ export class Dispatcher {
   }
 
   #batch(): void {
-    const deadline = performance.now() + BATCH_MS
+    let deadline = 0
     for (let count = 1; ; count++) {
       this.#handlers ??= this.#channel.rawListeners('message') as MessageHandler[]
       if (this.#handlers.length === 0) return
@@ -60,7 +60,11 @@ export class Dispatcher {
       if (message === null) return
       this.#hand(message, this.#handlers)
       // What is left over is reported again in the next turn.
-      if (count === BATCH_MESSAGES || ((count & 15) === 0 && performance.now() > deadline)) return
+      if (count === BATCH_MESSAGES) return
+      if ((count & 15) !== 0) continue
+      const now = performance.now()
+      if (deadline === 0) deadline = now + BATCH_MS
+      else if (now > deadline) return
     }
   }
 

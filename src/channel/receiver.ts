@@ -2,6 +2,7 @@
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { Kind, Status } from '../native/types.js'
+import { giveBack, receiveRecord, receiveRecordWait } from '../ring/hot.js'
 import { Message } from '../ring/message.js'
 import type { Session } from '../session/session.js'
 
@@ -32,7 +33,7 @@ export class Receiver {
     for (;;) {
       const id = this.#session.receiveId
       if (id < 0) return null
-      const kind = native.endReceive(id)
+      const kind = receiveRecord(id)
       if (kind === 0) return null
       // @step receive: taken
       const message = this.#take(kind)
@@ -51,7 +52,7 @@ export class Receiver {
     for (;;) {
       if (this.#rest !== null) at = this.#readRest(this.#rest, target, at, end)
       if (at >= end || session.receiveId < 0) return at
-      const kind = native.endReceive(session.receiveId)
+      const kind = receiveRecord(session.receiveId)
       if (kind === 0) return at
       if (
         kind === Kind.DATA &&
@@ -64,7 +65,7 @@ export class Receiver {
         at += length
         this.receivedMessages++
         this.receivedBytes += length
-        this.#giveBack(sequence)
+        giveBack(session.end, length, sequence)
         continue
       }
       const message = this.#take(kind)
@@ -89,22 +90,20 @@ export class Receiver {
 
   /** As next(), waiting on this thread up to `timeout` ms. */
   nextWait(timeout: number): Message | null {
-    // Under load the next message is there already: a look costs less than reading the clock.
-    const ready = this.next()
-    if (ready !== null) return ready
-    const deadline = performance.now() + timeout
-    let left = timeout
-    for (;;) {
-      this.#budget = Number.POSITIVE_INFINITY
+    if (!this.#session.end.blocking) return this.next()
+    this.#budget = Number.POSITIVE_INFINITY
+    // The clock is read for what needs a second look only.
+    let deadline = 0
+    for (let left = timeout; ; left = deadline - performance.now()) {
       const id = this.#session.receiveId
       if (id < 0) return null
-      const wait = this.#session.end.blocking ? Math.max(0, left) : 0
-      const kind = wait > 0 ? native.endReceiveWait(id, wait) : native.endReceive(id)
+      const kind = left > 0 ? receiveRecordWait(id, left) : receiveRecord(id)
+      if (kind === 0 && left <= 0) return null
       if (kind !== 0) {
         const message = this.#take(kind)
         if (message !== undefined) return message
-      } else if (wait === 0) return null
-      left = deadline - performance.now()
+      }
+      if (deadline === 0) deadline = performance.now() + (kind === 0 ? 0 : timeout)
     }
   }
 

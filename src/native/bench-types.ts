@@ -24,4 +24,7 @@ export interface BenchFunctions {
   ): number
   /** Who runs this machine (cpuid): 'KVMKVMKVM', 'TCGTCGTCGTCG', …; '' for nobody */
   benchHypervisor(): string
+  /** Puts milliseconds on a clock that goes on steadily into benchTime[0]. */
+  benchClock(): void
+  readonly benchTime: Float64Array
 }

@@ -77,5 +77,14 @@ function load(): NativeBinding {
   )
 }
 
+/**
+ * The addon's functions as properties of an object that the engine knows the shape of. What an addon fills property by property is a hash
+ * table to it, and each call through that a search.
+ */
+function shaped(addon: NativeBinding): NativeBinding {
+  const names = Object.getOwnPropertyNames(addon) as (keyof NativeBinding)[]
+  return { ...Object.fromEntries(names.map((name) => [name, addon[name]])) } as unknown as NativeBinding
+}
+
 /** The addon, loaded once per process (and once per worker thread). */
-export const native: NativeBinding = load()
+export const native: NativeBinding = shaped(load())

@@ -263,8 +263,11 @@ export interface NativeDevice {
   onRequest: (() => void) | undefined
   /** The own eventfd of a vector, duplicated; the caller's. −1: none. */
   vector(index: number): number
-  /** Puts private pages with the same bytes over the memory, and lets go of the device. False: there was no memory for that; it reads zeros. */
-  detach(): boolean
+  /**
+   * Puts private pages over the memory, with the same bytes in the ranges `kept` (pairs of offset and length, bytes), and lets go of the
+   * device. False: there was no memory for that; it reads zeros.
+   */
+  detach(kept: Float64Array): boolean
   /** Lets go of registers, interrupts and descriptors. The region holds a vfio device too. */
   close(): void
 }
@@ -309,10 +312,24 @@ export interface EndFunctions {
   endReceive(id: number): number
   /** As endReceive, but waits up to `timeout` ms on this thread (spinning in busy mode, else sleeping on the doorbell). */
   endReceiveWait(id: number, timeout: number): number
-  /** [0] absolute payload offset, [1] length, [2] sequence number, [3] total length of a fragmented message (first fragment only, else 0) */
+  /**
+   * [0] absolute payload offset, [1] length, [2] sequence number, [3] total length of a fragmented message (first fragment only, else 0);
+   * [4] is the timeout of hotReceiveWait
+   */
   readonly scratch: Float64Array
+  /**
+   * endReceive, endReceiveWait, and endSend of a whole message, without arguments: src/ring/hot.ts. `hot`: [0] end id, [1] length of the
+   * message in `staging`, [2] result.
+   */
+  hotReceive(): void
+  hotReceiveWait(): void
+  hotSend(): void
+  readonly hot: Int32Array
+  readonly staging: Uint8Array
   /** Gives a received record back; out of order allowed. Twice: no effect, returns 0. */
   endRelease(id: number, sequence: number): number
+  /** [0] how many follow; then end id and sequence number of each record that the next call with an end gives back first */
+  readonly releases: Uint32Array
   /** Asks for Ready.WRITABLE once `length` payload bytes fit. True: they fit now (and nothing is asked). */
   endWantSpace(id: number, length: number): boolean
   /** Stops reading for good (receivers at a path change); records already lent stay readable. Returns `next`. */

@@ -250,7 +250,7 @@ class RegionBackend implements PeerBackend {
     )
     member.network.peer.detach()
     release(member)
-    member.network.lose(error, device.detach())
+    member.network.lose(error, device.detach(member.network.inUse()))
   }
 
   // ---- for Peer

@@ -5,8 +5,8 @@
  * UTF-8 decoders size in one pass and write in another.
  */
 import { VmringError } from '../errors.js'
-import { native } from '../native/binding.js'
 import type { EndHandle } from './ends.js'
+import { giveBack } from './hot.js'
 
 const decoder = new TextDecoder('utf-8')
 
@@ -107,8 +107,7 @@ export class Message {
   #giveBack(end: EndHandle): void {
     this.#end = null
     if (end.id < 0) return
-    native.endRelease(end.id, this.#sequence)
-    if (end.onRelease !== null) end.onRelease()
+    giveBack(end, this.length, this.#sequence)
   }
 }
 

@@ -1,4 +1,5 @@
 /** Runs over events: the same for every transport. What sends in a handler and what waits for a handler is all there is. */
+import { clock } from './clock.js'
 import type { ClientReport, ServerReport } from './job.js'
 import { Meter } from './meter.js'
 import { PATIENCE_MS, type Side } from './side.js'
@@ -26,7 +27,7 @@ export const pingEvent: ClientDriver = (side, meter) =>
       if (writer.send(sequence) >= 0) link.onDrain = nothing
     }
     const send = () => {
-      begin = performance.now()
+      begin = clock()
       if (writer.send(sequence) < 0) link.onDrain = retry
     }
     const next = () => {
@@ -44,18 +45,18 @@ export const pingEvent: ClientDriver = (side, meter) =>
       resolve()
     }
     checker.onMessage = (answer) => {
-      const end = performance.now()
+      const end = clock()
       if (answer !== sequence || begin === 0) return // one that was given up
       meter.record(end - begin)
       advance(end)
     }
     const watch = setInterval(() => {
-      const now = performance.now()
+      const now = clock()
       if (begin === 0 || now - begin < PATIENCE_MS + idleGap) return
       if (timer !== null) clearTimeout(timer)
       advance(now)
     }, 500)
-    meter.begin(performance.now())
+    meter.begin(clock())
     next()
   })
 

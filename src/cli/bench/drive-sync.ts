@@ -3,6 +3,7 @@
  * gets its turn between slices, for the notes of the other side.
  */
 import { setImmediate as turn } from 'node:timers/promises'
+import { clock } from './clock.js'
 import type { ClientDriver } from './drive-event.js'
 import { PATIENCE_MS, type Side } from './side.js'
 
@@ -50,13 +51,13 @@ export const pingSync: ClientDriver = async (side, meter) => {
   checker.onMessage = (sequence) => {
     answered = sequence
   }
-  const now = performance.now()
+  const now = clock()
   meter.begin(now)
   let slice = now + SLICE_MS
   for (let sequence = 0; ; sequence++) {
     if (idleGap > 0) Atomics.wait(cell, 0, 0, idleGap)
-    const begin = performance.now()
-    while (writer.send(sequence) < 0 && performance.now() - begin < PATIENCE_MS);
+    const begin = clock()
+    while (writer.send(sequence) < 0 && clock() - begin < PATIENCE_MS);
     let end = begin
     do {
       const message = channel.receiveSync(WAIT)
@@ -64,13 +65,13 @@ export const pingSync: ClientDriver = async (side, meter) => {
         checker.whole(message.view)
         message.release()
       }
-      end = performance.now()
+      end = clock()
     } while (answered !== sequence && end - begin < PATIENCE_MS)
     if (answered === sequence) meter.record(end - begin)
     if (!meter.tick(end)) return
     if (end > slice) {
       await turn()
-      slice = performance.now() + SLICE_MS
+      slice = clock() + SLICE_MS
     }
   }
 }
