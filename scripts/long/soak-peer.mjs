@@ -14,7 +14,17 @@ let over = false
 let usedFirst = null
 /** those that live as long as the run */
 const lasting = []
-const counts = { messages: 0, bytes: 0, wrong: 0, channels: 0, moves: 0, gaveUp: 0, sockets: 0, large: 0, wraps: 0 }
+const counts = {
+  messages: 0,
+  bytes: 0,
+  wrong: 0,
+  channels: 0,
+  moves: 0,
+  gaveUp: 0,
+  sockets: 0,
+  large: 0,
+  wraps: 0,
+}
 let trips = []
 const failures = []
 const work = []
