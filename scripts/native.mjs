@@ -1,6 +1,7 @@
 // Drives cmake-js: the addon and the C++ tests, plain or with sanitizers, each in a build directory of its own.
 //   node scripts/native.mjs build [none|address|thread]
 //   node scripts/native.mjs test [none|address|thread ...] [--only WORD]    last line: N passed, M failed
+import { execFileSync } from 'node:child_process'
 import { mkdirSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
@@ -41,6 +42,20 @@ export async function buildNative(name, target) {
     if (warnings.length > 0) say(`the compiler warns:\n${warnings.join('\n')}`)
   }
   return { dir: join(out, 'test'), addon: join(out, config, 'vmring.node') }
+}
+
+/** What a Node process needs in its environment to run with the addon of `buildNative('address')`. */
+export function sanitized(addon) {
+  // The runtime must come first in a process that was not linked with it; libstdc++ beside it, because the runtime looks up the
+  // function that throws when it starts, and Node's own copy is not visible to it.
+  const library = (name) => execFileSync('g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim()
+  return {
+    VMRING_ADDON: addon,
+    LD_PRELOAD: ['libasan.so', 'libubsan.so', 'libstdc++.so.6'].map(library).join(' '),
+    // Node itself never frees everything at exit; SIGBUS is ours to handle
+    ASAN_OPTIONS: 'detect_leaks=0:handle_sigbus=0:abort_on_error=1',
+    UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',
+  }
 }
 
 async function testNative(name, only) {

@@ -116,7 +116,8 @@ export const errorTable = {
     cure: 'connect to `vmring host` or another server of the ivshmem-server protocol, version 0',
   },
   ERR_VMRING_SERVER_CLOSED: {
-    raised: 'the ivshmem server closed the connection before it had said everything, or the daemon went away',
+    raised:
+      'the ivshmem server or the relay closed the connection before it had said everything, or the daemon went away',
     cure: 'look at the output of `vmring host`; start it again and attach again',
   },
   ERR_VMRING_SERVER_NO_FD: {

@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #include "addon/module.hpp"
 #include "addon/region.hpp"
@@ -42,6 +45,8 @@ struct Device::Open final : Ringer {
 };
 
 namespace {
+
+constexpr double kLargest = 9007199254740991.0; // of whole numbers that a double holds
 
 const char* code_of(DeviceFault fault) {
   switch (fault) {
@@ -267,11 +272,26 @@ void Device::requested() {
   module_->call(function, 0, nullptr);
 }
 
-// The bytes stay, the device goes.
-napi_value Device::detach(napi_env env, const Napi::CallbackInfo&) {
+// The bytes that are named stay, the device goes.
+napi_value Device::detach(napi_env env, const Napi::CallbackInfo& info) {
   if (!open_) return make_bool(env, false);
-  const bool kept = open_->memory->detach();
+  std::vector<ByteRange> ranges;
+  if (info[0].IsTypedArray() && info[0].As<Napi::TypedArray>().TypedArrayType() == napi_float64_array) {
+    const auto numbers = info[0].As<Napi::Float64Array>();
+    for (size_t i = 0; i + 1 < numbers.ElementLength(); i += 2) {
+      if (numbers[i] < 0 || numbers[i] > kLargest || numbers[i + 1] < 0 || numbers[i + 1] > kLargest) continue;
+      ranges.push_back({static_cast<uint64_t>(numbers[i]), static_cast<uint64_t>(numbers[i + 1])});
+    }
+  }
+  const bool kept = open_->memory->detach(ranges);
   if (!kept) open_->memory->close(); // no memory for a copy: reads give zeros, and the device can still go
+  // The kernel resets a device as it is closed, which may take seconds. Channels have to move to other paths meanwhile.
+  if (open_->vfio) {
+    try {
+      std::thread([vfio = std::move(open_->vfio)] {}).detach();
+    } catch (const std::system_error&) { // no thread: it was closed where it stood
+    }
+  }
   shut();
   return make_bool(env, kept);
 }

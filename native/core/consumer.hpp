@@ -22,7 +22,7 @@ class Consumer {
     capacity_ = capacity;
     tag_ = tag;
     cursor_ = RecordCursor<A>(data, capacity, first_position, cursor_.sequence());
-    floor_ = published_ = space_checked_ = first_position; // other than 0 in tests only
+    floor_ = published_ = space_checked_ = first_position;
     // Says where reading begins. Words with another tag are ignored by the producer.
     A::store_relaxed(&own_->next_count, tagged(tag_, oldest_));
     A::store_relaxed(&own_->released_count, tagged(tag_, oldest_));

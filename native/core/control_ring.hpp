@@ -9,8 +9,12 @@
 
 #include "atomics.hpp"
 #include "layout.hpp"
+#include "record.hpp"
 
 namespace vmring {
+
+// Slots are counted from here on; see kFirstPosition.
+inline constexpr uint32_t kFirstSlot = kFirstPosition == 0 ? 0 : 0u - 2 * kControlSlots;
 
 // Tag of acknowledgements: for this writer, from this reader, in these lives.
 constexpr uint32_t pair_tag(uint32_t writer, uint32_t reader) {
@@ -28,7 +32,7 @@ class ControlWriter {
       : head_(reinterpret_cast<uint64_t*>(head)), slots_(reinterpret_cast<ControlSlot*>(head + kLine)), ack_(ack),
         incarnation_(incarnation) {
     A::store_relaxed(&head_[1], uint64_t{0});
-    A::template store_release<Site::publish_control>(head_, tagged(incarnation_, 0));
+    A::template store_release<Site::publish_control>(head_, tagged(incarnation_, tail_));
     // SYNC: the new head is visible before any slot is overwritten; pairs with the fence in ControlReader::poll.
     A::template release_fence<Site::control_begin>();
   }
@@ -75,8 +79,8 @@ class ControlWriter {
   uint32_t incarnation_;
   uint32_t reader_ = 0;
   uint32_t tag_ = 0;
-  uint32_t tail_ = 0;
-  uint32_t floor_ = 0;
+  uint32_t tail_ = kFirstSlot;
+  uint32_t floor_ = kFirstSlot;
 };
 
 template <class A>

@@ -40,7 +40,8 @@ class End {
 
   End(const SectionView& own, const RingOffer& offer, uint32_t send_from, uint32_t receive_from)
       : offer_(offer), own_(own),
-        tx_(own.ring_head(offer.ring_offset), own.ring_data(offer.ring_offset), offer.capacity, offer.tag, send_from),
+        tx_(own.ring_head(offer.ring_offset), own.ring_data(offer.ring_offset), offer.capacity, offer.tag, send_from,
+            kFirstPosition),
         rx_(own.reader_block(offer.reader_offset), receive_from) {}
 
   // Joins the other side's half. False: it does not lie in the remote section, or the capacities differ.
@@ -53,7 +54,8 @@ class End {
     const ReaderBlock* reader = remote.reader_block(theirs.reader_offset);
     tx_.attach(reader);
     large_out_.attach(reader, offer_.tag);
-    rx_.attach(remote.ring_head(theirs.ring_offset), remote.ring_data(theirs.ring_offset), theirs.capacity, theirs.tag);
+    rx_.attach(remote.ring_head(theirs.ring_offset), remote.ring_data(theirs.ring_offset), theirs.capacity, theirs.tag,
+               kFirstPosition);
     large_in_.attach(own_.reader_block(offer_.reader_offset), theirs.tag, remote.heap_begin(), remote.size());
     return true;
   }

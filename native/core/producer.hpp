@@ -13,7 +13,7 @@ class Producer {
  public:
   // `head` and `data` lie in the own section and are zeroed here as far as a reader may look; `reader` lies in the
   // consumer's section and may be null until the other side has answered (attach). `first_position`, a multiple of 8, is
-  // for tests near 2^32: a ring begins at 0.
+  // kFirstPosition, and near 2^32 in tests.
   Producer(RingHead* head, uint8_t* data, uint32_t capacity, uint32_t tag, uint32_t first_sequence,
            uint32_t first_position = 0)
       : head_(head), data_(data), capacity_(capacity), tag_(tag), tail_(first_position), released_(first_position),

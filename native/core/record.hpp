@@ -22,6 +22,14 @@ enum class Kind : uint32_t {
 };
 
 inline constexpr uint32_t kHeaderSize = 8;
+
+// Where positions begin in a ring: 0. A build that is never shipped (CMakeLists.txt) begins shortly before
+// 2^32, so that every channel of its tests and long runs sees positions wrap.
+#ifdef VMRING_FIRST_POSITION
+inline constexpr uint32_t kFirstPosition = VMRING_FIRST_POSITION;
+#else
+inline constexpr uint32_t kFirstPosition = 0;
+#endif
 inline constexpr uint32_t kMaxRecord = (1u << 27) - 1;
 
 struct RecordHeader {

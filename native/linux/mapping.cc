@@ -148,9 +148,9 @@ std::shared_ptr<Mapping> Mapping::adopt(uint8_t* data, uint64_t size) {
   return std::shared_ptr<Mapping>(new Mapping(data, size, -1, true));
 }
 
-bool Mapping::detach() noexcept {
+bool Mapping::detach(std::span<const ByteRange> kept) noexcept {
   if (detached_ || lost()) return detached_;
-  detached_ = keep_bytes(data_, size_);
+  detached_ = keep_bytes(data_, size_, kept);
   return detached_;
 }
 

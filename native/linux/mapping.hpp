@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -54,9 +55,9 @@ class Mapping {
   bool lost() const { return range_->lost.load(std::memory_order_acquire) != 0; }
   // Marks the memory as gone and puts zero pages over it; kept bytes stay readable until the last view is gone.
   void close() noexcept;
-  // The memory is about to be taken away: from now on the range is private pages with the same bytes. False: no memory
-  // for that, and nothing has changed.
-  bool detach() noexcept;
+  // The memory is about to be taken away: from now on the range is private pages, with the same bytes in the ranges `kept`.
+  // False: no memory for that, and nothing has changed.
+  bool detach(std::span<const ByteRange> kept) noexcept;
   bool detached() const { return detached_; }
 
  private:

@@ -278,10 +278,13 @@ SysfsDevice SysfsDevice::open(const std::string& address) {
   return result;
 }
 
-bool keep_bytes(uint8_t* data, uint64_t size) {
+bool keep_bytes(uint8_t* data, uint64_t size, std::span<const ByteRange> kept) {
   void* copy = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (copy == MAP_FAILED) return false;
-  std::memcpy(copy, data, size);
+  for (const auto& [offset, bytes] : kept) {
+    if (offset > size || bytes > size - offset) continue; // no part of it
+    std::memcpy(static_cast<uint8_t*>(copy) + offset, data + offset, bytes);
+  }
   madvise(copy, size, MADV_DONTFORK);
   // One step: no moment at which the range is not mapped.
   if (mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, data) != MAP_FAILED) return true;

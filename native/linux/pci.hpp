@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -140,10 +141,11 @@ struct SysfsDevice {
   static SysfsDevice open(const std::string& address);
 };
 
-// Puts private pages with the same bytes over a mapped BAR, so that views of it stay readable while the device goes. The
-// caller's own writers stand still meanwhile. False: not enough memory, nothing has changed. A mapping holds the device:
-// only after this (or replace_pages, or munmap) can it be given back.
-bool keep_bytes(uint8_t* data, uint64_t size);
+// Puts private pages over a mapped BAR, with the same bytes in the ranges `kept` and zeros elsewhere, so that views of it
+// stay readable while the device goes. The caller's own writers stand still meanwhile. False: not enough memory, nothing has
+// changed. A mapping holds the device: only after this (or replace_pages, or munmap) can it be given back.
+// Not all of it, since a device's page that was never looked at before can cost a millisecond (nested guests).
+bool keep_bytes(uint8_t* data, uint64_t size, std::span<const ByteRange> kept);
 
 // Bytes per second at which this mapping is read with 64-bit loads: best of three short passes. Cached memory gives
 // several GB/s, an uncached or write-combining mapping some tens of MB/s.

@@ -8,6 +8,12 @@
 
 namespace vmring {
 
+// Within a mapping.
+struct ByteRange {
+  uint64_t offset;
+  uint64_t size;
+};
+
 // One address range that is ours for good. Nodes are never freed and ranges never reused (invariant 10), so the handler
 // can walk the list at any moment without a lock, and a late fault on a closed range is answered in the same way.
 struct GuardedRange {

@@ -14,6 +14,7 @@
 #include <concepts>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <sstream>
@@ -41,7 +42,11 @@ inline std::atomic<int> failures{0}; // of the test that runs
 inline const char* current = "";
 inline int passed = 0;
 inline int failed = 0;
-inline constexpr unsigned kSecondsPerTest = 90;
+// VMRING_TEST_SECONDS: for tests that are told to take long.
+inline unsigned seconds_per_test() {
+  const char* text = getenv("VMRING_TEST_SECONDS");
+  return text ? static_cast<unsigned>(atoi(text)) : 90;
+}
 
 inline void fail(const char* file, int line, const std::string& what) {
   const int count = ++failures;
@@ -113,6 +118,7 @@ inline bool chosen(const char* name, int argc, char** argv) {
     }                                                                    \
   } while (0)
 
+#if !defined(VMRING_CHECK_NO_MAIN)
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   signal(SIGALRM, ::check::hung);
@@ -120,7 +126,7 @@ int main(int argc, char** argv) {
     if (!::check::chosen(test.name, argc, argv)) continue;
     ::check::current = test.name;
     ::check::failures = 0;
-    alarm(::check::kSecondsPerTest);
+    alarm(::check::seconds_per_test());
     try {
       test.body();
     } catch (const ::check::Abandoned&) {
@@ -135,3 +141,4 @@ int main(int argc, char** argv) {
   printf("%d passed, %d failed\n", ::check::passed, ::check::failed);
   return ::check::failed == 0 ? 0 : 1;
 }
+#endif // VMRING_CHECK_NO_MAIN: a fuzz target has a main() of its own

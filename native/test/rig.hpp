@@ -41,8 +41,10 @@ struct Random {
 // Zeroed memory that ends at, and begins behind, a page nobody may touch: one byte outside ends the program.
 class Guarded {
  public:
-  explicit Guarded(uint64_t bytes) : mapped_(vmring::align_up(bytes, vmring::kPage)) {
-    void* all = mmap(nullptr, mapped_ + 2 * vmring::kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // `shared`: with processes that are forked later.
+  explicit Guarded(uint64_t bytes, bool shared = false) : mapped_(vmring::align_up(bytes, vmring::kPage)) {
+    const int kind = shared ? MAP_SHARED : MAP_PRIVATE;
+    void* all = mmap(nullptr, mapped_ + 2 * vmring::kPage, PROT_NONE, kind | MAP_ANONYMOUS, -1, 0);
     if (all == MAP_FAILED) abort();
     all_ = static_cast<uint8_t*>(all);
     if (mprotect(all_ + vmring::kPage, mapped_, PROT_READ | PROT_WRITE) != 0) abort();
@@ -119,7 +121,8 @@ struct Pipe {
 
 // A formatted region between guard pages.
 struct Region {
-  explicit Region(uint64_t size = vmring::kMinRegion, uint32_t sections = 2) : memory(size) {
+  explicit Region(uint64_t size = vmring::kMinRegion, uint32_t sections = 2, bool shared = false)
+      : memory(size, shared) {
     uint8_t uuid[16];
     for (uint8_t i = 0; i < 16; ++i) uuid[i] = i;
     if (vmring::format_region<A>(memory.base(), size, sections, uuid, false, 7) != vmring::Header::ok) abort();

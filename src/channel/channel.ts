@@ -158,6 +158,7 @@ export class Channel
     const session = this.#session
     if (session.out.sendId >= 0 && !this.#sender.busy) {
       const status = sendData(session.out.sendId, bytes)
+      // @step send: put
       if (status > 0) {
         this.#sender.sentMessages++
         this.#sender.sentBytes += bytes.length

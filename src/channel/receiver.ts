@@ -35,6 +35,7 @@ export class Receiver {
       if (id < 0) return null
       const kind = receiveRecord(id)
       if (kind === 0) return null
+      // @step receive: taken
       const message = this.#take(kind)
       if (message !== undefined) return message
     }

@@ -134,6 +134,7 @@ export class Sender {
         last ? Kind.FRAG_LAST : Kind.FRAG,
         at === 0 ? bytes.length : 0,
       )
+      // @step fragments: one put
       if (status <= 0 || last) return status
       waiting.at = at + size
     }

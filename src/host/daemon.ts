@@ -283,6 +283,7 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
     if (client.seat) this.#writeEntry(client, EntryState.JOINED)
     else this.#log('warn', 'no free section: the client gets its handshake but no entry', { id: client.id })
 
+    // @step daemon: entry written
     const arrival: Announcement = { value: client.id, fds: eventfds }
     client.push({ value: VERSION, fds: null })
     client.push({ value: client.id, fds: null })
@@ -292,6 +293,7 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
       this.#tell(other, arrival)
     }
     client.push(arrival)
+    // @step daemon: handshake said
     // The handshake grows with the number of peers and is nobody's fault.
     client.limit = this.#maxQueue + client.queued
     this.#clients.set(socket, client)
@@ -312,11 +314,13 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
     if (seat) {
       this.#writeEntry(client, EntryState.FREE)
       this.#table.give(seat.section)
+      // @step daemon: entry free
     }
     client.destroy()
     this.#ids.leave(client.lease)
     const departure: Announcement = { value: client.id, fds: null }
     for (const other of this.#clients.values()) this.#tell(other, departure)
+    // @step daemon: departure told
     this.#counters.leaves++
     this.#membershipChanged()
     this.#log('debug', 'left', { id: client.id, section: seat?.section ?? null })
@@ -383,6 +387,7 @@ export class Host extends EventEmitter<HostEvents> implements AsyncDisposable {
       this.#bellsDue = false
       // Guests on unmodified QEMU learn from the table who is there, and from this bell when to look.
       for (const client of this.#clients.values()) native.eventfdSignal(client.eventfds.fds[0]!)
+      // @step daemon: bells rung
       this.#counters.bells += this.#clients.size
     })
   }

@@ -63,6 +63,15 @@ export class PeerBook {
     return this.#peers.get(keyOf(name))
   }
 
+  /**
+   * The process that is meant, if it can be called: an incarnation is of one membership in one region, so those who have met it in
+   * another region know it under another.
+   */
+  callable(name: PeerName): RelayPeer | undefined {
+    const known = this.find(name)
+    return known?.control ? known : this.withUuid(hex(name.uuid)).find(({ control }) => control !== null)
+  }
+
   withUuid(uuid: string): RelayPeer[] {
     return [...this.#peers.values()].filter((peer) => peer.uuid === uuid)
   }

@@ -327,8 +327,8 @@ export class Relay implements ConnectionOwner {
     }
     let target: RelayPeer | undefined
     if (wanted !== undefined) {
-      target = this.#book.find(wanted)
-      if (!target?.control || target === caller) {
+      target = this.#book.callable(wanted)
+      if (target === undefined || target === caller) {
         refuse(RelayReason.UNKNOWN_PEER, `peer ${keyOf(wanted)} is not here`)
         return
       }
@@ -381,6 +381,7 @@ export class Relay implements ConnectionOwner {
     this.#pairs.set(pair, call)
     this.#owners.set(connection, caller)
     connection.becomeWaiting()
+    // @step daemon: a call is under way
     target.control!.send({ type: RelayType.CALL, token, peer: caller.name, origin: caller.origin.name })
   }
 
@@ -416,6 +417,7 @@ export class Relay implements ConnectionOwner {
       return
     }
     this.#endCall(call)
+    // @step daemon: a call is taken
     this.#join(call.connection, caller, connection, target, call.pair)
   }
 

@@ -261,8 +261,11 @@ export interface NativeDevice {
   onRequest: (() => void) | undefined
   /** The own eventfd of a vector, duplicated; the caller's. −1: none. */
   vector(index: number): number
-  /** Puts private pages with the same bytes over the memory, and lets go of the device. False: there was no memory for that; it reads zeros. */
-  detach(): boolean
+  /**
+   * Puts private pages over the memory, with the same bytes in the ranges `kept` (pairs of offset and length, bytes), and lets go of the
+   * device. False: there was no memory for that; it reads zeros.
+   */
+  detach(kept: Float64Array): boolean
   /** Lets go of registers, interrupts and descriptors. The region holds a vfio device too. */
   close(): void
 }

@@ -42,8 +42,8 @@ export interface ShmEvents {
 export class ShmNetwork {
   readonly region: NativeRegion
   readonly peer: NativePeer
-  /** ends that channels have here, those included that are only waiting for a lease or for the other side */
-  ends = 0
+  /** ends that channels have here, by section of the other side; those included that are only waiting for a lease or for the other side */
+  readonly #ends = new Map<number, number>()
   /** true when the application may still hold views of ends that are gone */
   lent = false
   readonly #paths = new Map<string, ShmPath>()
@@ -85,6 +85,29 @@ export class ShmNetwork {
       path.lose(error)
     }
     this.#events.onLost(error)
+  }
+
+  get ends(): number {
+    let all = 0
+    for (const count of this.#ends.values()) all += count
+    return all
+  }
+
+  countEnd(section: number, by: 1 | -1): void {
+    const count = (this.#ends.get(section) ?? 0) + by
+    if (count === 0) this.#ends.delete(section)
+    else this.#ends.set(section, count)
+  }
+
+  /** Where bytes stand that may still be read: the tables, the own section, those of the other sides. Pairs of offset and length. */
+  inUse(): Float64Array {
+    if (this.lent) return Float64Array.of(0, this.region.size)
+    const { sectionOffset, sectionSize } = this.region.geometry()
+    const ranges = [this.peer.section, ...this.#ends.keys()].flatMap((section) => [
+      sectionOffset + section * sectionSize,
+      sectionSize,
+    ])
+    return Float64Array.from([0, sectionOffset, ...ranges])
   }
 
   #find(section: number, incarnation: number): ShmPath | undefined {
@@ -236,7 +259,7 @@ class ShmEnd implements PathEnd {
     this.capacity = capacity
     this.inlineLimit = capacity / 4
     this.buffer = path.network.region.buffer
-    path.network.ends++
+    path.network.countEnd(path.remote.section, 1)
     watchEnd(id, (bits) => {
       if ((bits & Ready.FAULT) !== 0) this.#fault()
       if ((bits & Ready.READABLE) !== 0) this.events?.onReadable()
@@ -274,14 +297,16 @@ class ShmEnd implements PathEnd {
     const { peer } = this.path.network
     const offset = peer.allocLarge(this.id, bytes.length)
     if (offset < 0) return Status.TOO_LARGE
+    // @step large: memory taken
     new Uint8Array(this.buffer, offset, bytes.length).set(bytes)
+    // @step large: filled
     return peer.commitLarge(this.id, offset, bytes.length)
   }
 
   destroy(leased = false): void {
     if (this.id < 0) return
     const { network } = this.path
-    network.ends--
+    network.countEnd(this.path.remote.section, -1)
     if (leased || !native.endIdle(this.id)) network.lent = true
     unwatchEnd(this.id)
     native.endDestroy(this.id)

@@ -121,9 +121,11 @@ async function attachSocket(path: string, options: AttachOptions): Promise<Peer>
 
 async function connectSeat(path: string, signal?: AbortSignal): Promise<Seat> {
   const connection = await connectIvshmem(path, signal ? { signal } : {})
+  // @step attach: the daemon has said everything
   let region: NativeRegion | null = null
   try {
     region = native.Region.fromFd(connection.takeMemory())
+    // @step attach: the memory is mapped
     const geometry = region.geometry()
     const { peerId } = connection
     const section = findEntry(region, geometry, peerId)

@@ -125,6 +125,7 @@ class RegionBackend implements PeerBackend {
       claimed: region.geometry().plain,
       unused: false,
     })
+    // @step attach: in the section
     return network
   }
 
@@ -152,6 +153,7 @@ class RegionBackend implements PeerBackend {
     if (device?.kind === 'sysfs') this.#unwatch = watchSysfs(device, () => seat.region.close())
     member.bells = new Bells(this.#hub, network, connection === undefined && device?.interrupts !== true)
     network.start()
+    // @step attach: has looked around
   }
 
   // ---- the daemon goes and comes
@@ -184,11 +186,13 @@ class RegionBackend implements PeerBackend {
       this.#rejoinLater()
       return
     }
+    // @step rejoin: in the new section
     before.reporter?.close()
     before.bells?.close()
     before.network.peer.unref()
     if (!this.#held) this.#current.network.peer.unref()
     this.#start()
+    // @step rejoin: joined
     this.#current.reporter?.changed()
     this.#looking ??= setInterval(() => this.#look(), LOOK_MS).unref()
     this.peer.rejoined()
@@ -224,6 +228,7 @@ class RegionBackend implements PeerBackend {
     this.#members.splice(this.#members.indexOf(member), 1)
     const { paths } = network
     network.peer.close()
+    // @step rejoin: has left the former region
     for (const path of paths) path.leave()
     leave(seat, network.lent)
   }
@@ -237,7 +242,7 @@ class RegionBackend implements PeerBackend {
     )
     member.network.peer.detach()
     release(member)
-    member.network.lose(error, device.detach())
+    member.network.lose(error, device.detach(member.network.inUse()))
   }
 
   // ---- for Peer
@@ -267,7 +272,9 @@ class RegionBackend implements PeerBackend {
       member.bells?.close()
       member.network.peer.close()
       release(member)
+      // @step detach: has said that it leaves
       leave(member.seat)
+      // @step detach: gone
     }
   }
 }

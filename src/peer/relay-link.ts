@@ -40,9 +40,9 @@ export class RelayLink {
           handlers.onOpen()
         },
         onRead: (length) => this.#read(chunk.subarray(0, length)),
-        onEnd: () => this.#fail(new Error('the relay closed the connection')),
+        onEnd: () => this.#fail(relayClosed()),
         onDrain: () => {},
-        onClose: (error) => this.#fail(error ?? new Error('the relay closed the connection')),
+        onClose: (error) => this.#fail(error ?? relayClosed()),
       },
       { timeout: CONNECT_MS },
     )
@@ -87,6 +87,10 @@ export class RelayLink {
     this.close()
     this.#handlers.onClose(error)
   }
+}
+
+function relayClosed(): VmringError {
+  return new VmringError('ERR_VMRING_SERVER_CLOSED', 'the relay closed the connection')
 }
 
 export interface Spliced {

@@ -117,6 +117,7 @@ export class RelayClient implements Dialer {
         return
       case RelayType.REVOKE:
         this.#hub.steward.avoid('shm', !frame.restore)
+        // @step revoke: told
         return
       case RelayType.PING:
         link.send({ type: RelayType.PONG })
@@ -128,6 +129,7 @@ export class RelayClient implements Dialer {
     this.#lastError = null
     this.#retry = RETRY_FIRST_MS
     for (const service of this.#hub.services) link.send({ type: RelayType.LISTEN, service })
+    // @step relay: welcome
     this.#beat = setInterval(() => {
       if (performance.now() - this.#heard < SILENT_MS) link.send({ type: RelayType.PING })
       else {
@@ -235,6 +237,7 @@ export class RelayClient implements Dialer {
       { allows: (service) => grants.some((pattern) => matches(pattern, service)) },
     )
     this.#paths.add(path)
+    // @step relay: joined to the other side
     for (const old of this.#paths) if (old.lost) this.#paths.delete(old)
     this.#hub.addPath(path).origin = origin
   }

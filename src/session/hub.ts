@@ -124,6 +124,7 @@ export class SessionHub implements PathEvents {
       this.remotes.set(key, remote)
     }
     path.events = this
+    remote.outlived.clear()
     // The best first; of two ways of one kind the newer: the region of a daemon that was started again.
     const worse = remote.paths.findIndex(({ name }) => name === path.name || rank(name) > rank(path.name))
     remote.paths.splice(worse < 0 ? remote.paths.length : worse, 0, path)
@@ -148,17 +149,17 @@ export class SessionHub implements PathEvents {
   onLost(path: Path, error: Error): void {
     const remote = this.#remoteOf(path)
     if (remote === undefined) return
-    this.#drop(remote, path)
+    this.#drop(remote, path, false)
     for (const session of [...remote.sessions]) session.onPathLost(path, error)
-    if (remote.paths.length === 0) this.#lookFor(remote, false)
+    if (remote.unreachable) this.#lookFor(remote, remote.paths.length > 0)
     this.notify()
   }
 
   onLeft(path: Path): void {
     const remote = this.#remoteOf(path)
     if (remote === undefined) return
-    this.#drop(remote, path)
-    if (remote.paths.length === 0 && this.dialer === null) {
+    this.#drop(remote, path, true)
+    if (remote.unreachable && this.dialer === null) {
       this.peerGone(path.remote)
       return
     }
@@ -167,22 +168,21 @@ export class SessionHub implements PathEvents {
       `the process at the other end has left path ${path.name}`,
     )
     for (const session of [...remote.sessions]) session.onPathLeft(path, error)
-    if (remote.paths.length === 0) this.#lookFor(remote, true)
+    if (remote.unreachable) this.#lookFor(remote, true)
     this.notify()
   }
 
-  #drop(remote: Remote, path: Path): void {
-    const at = remote.paths.indexOf(path)
-    if (at >= 0) remote.paths.splice(at, 1)
+  #drop(remote: Remote, path: Path, left: boolean): void {
+    remote.drop(path, left)
     this.onPaths?.(remote)
   }
 
-  /** A process with no path left: has it ended, or can it be reached in another way? `left`: it went by itself, so it must be found at once. */
+  /** A process that no path reaches: has it ended, or can it be reached in another way? `left`: it went by itself, so it must be found at once. */
   #lookFor(remote: Remote, left: boolean): void {
     if (this.#forget(remote)) return
     if (this.dialer === null) return // the channels wait for a path, for a while
     this.reach(remote).catch((error: { code?: string }) => {
-      if (this.closed || remote.paths.length > 0 || this.remotes.get(remote.key) !== remote) return
+      if (this.closed || !remote.unreachable || this.remotes.get(remote.key) !== remote) return
       if (left || error.code === 'ERR_VMRING_UNKNOWN_PEER') this.peerGone(remote.ref)
       else setTimeout(() => this.#lookFor(remote, false), this.timing.retryMax).unref()
     })
@@ -434,6 +434,7 @@ export class SessionHub implements PathEvents {
     try {
       end = path.createEnd({ channel: id, epoch: 0, capacity })
       end.attach(offer)
+      // @step accept: offer joined
     } catch (error) {
       end?.destroy()
       const full = (error as VmringError).code === 'ERR_VMRING_SECTION_FULL'
@@ -462,7 +463,9 @@ export class SessionHub implements PathEvents {
     })
     this.addSession(session)
     path.send(session.answer)
+    // @step accept: ACCEPT said
     session.adopt(end, 0, 0, 0)
+    // @step accept: open
     listener.onSession(session)
     return null
   }

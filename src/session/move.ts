@@ -226,6 +226,7 @@ export class Mover {
     let end: PathEnd
     try {
       end = path.createEnd({ channel: session.id, epoch, capacity: session.capacity })
+      // @step move: end made
     } catch (error) {
       return error as Error
     }
@@ -246,6 +247,7 @@ export class Mover {
     this.#grace = null
     this.#armLimit()
     this.#moving.start(() => path.send(frame))
+    // @step move: MOVE said
     return null
   }
 
@@ -342,6 +344,7 @@ export class Mover {
     try {
       end = path.createEnd({ channel: session.id, epoch: frame.epoch, capacity: session.capacity })
       end.attach(frame.offer)
+      // @step move: offer joined
     } catch (error) {
       end?.destroy()
       this.#refuse(path, frame.epoch, Reason.SECTION_FULL, (error as Error).message)
@@ -356,6 +359,7 @@ export class Mover {
       offer: end.offer,
     })
     path.send(session.answer)
+    // @step move: MOVED said
     this.#switch(end, frame.epoch, frame.next, next)
   }
 
@@ -369,6 +373,7 @@ export class Mover {
     if (frame.offer === undefined || frame.next === undefined) return
     try {
       candidate.end.attach(frame.offer)
+      // @step move: MOVED taken
     } catch (error) {
       session.onFault(error as Error)
       return
@@ -391,6 +396,7 @@ export class Mover {
         throw new VmringError('ERR_VMRING_PROTOCOL', 'the other side resumes where it cannot be')
       }
       session.out.backlog.unshift(...old.pending(from))
+      // @step move: what is missing is copied
     } catch (error) {
       session.retired.add(epoch, end, false)
       if (old.path.keepsOutbox || (error as VmringError).code === 'ERR_VMRING_PROTOCOL')
@@ -403,6 +409,7 @@ export class Mover {
     session.hub.steward.review(session.remote)
     const changed = old.path.name !== end.path.name
     session.adopt(end, epoch, remoteNext, next)
+    // @step move: switched
     if (session.initiator) this.#confirm()
     if (this.#grace !== null) clearTimeout(this.#grace)
     this.#grace = null
@@ -414,6 +421,7 @@ export class Mover {
   #confirm(): void {
     const { id, epoch } = this.#session
     this.#session.sendControl(encodeFrame({ type: FrameType.MOVED, flags: Flag.CONFIRM, channel: id, epoch }))
+    // @step move: confirmed
   }
 
   #onConfirm(frame: Frame): void {
@@ -426,6 +434,7 @@ export class Mover {
     const session = this.#session
     // In the middle of a change, or an old question: the other side asks again when it has seen where we are.
     if (!session.initiator || session.state !== 'open' || frame.epoch !== session.epoch) return
+    // @step move: asked
     const here = session.path
     if (frame.path !== undefined && frame.path === here.name && !here.lost) {
       this.#confirm()

@@ -95,6 +95,7 @@ async function attempt(
   let end: PathEnd
   try {
     end = path.createEnd({ channel: id, epoch: 0, capacity })
+    // @step open: end made
   } catch (error) {
     return { error: error as Error, reason: 0 }
   }
@@ -137,6 +138,7 @@ async function attempt(
       }, hub.timing.openLimit)
       signal?.addEventListener('abort', onAbort)
       session.opening.start(() => path.send(frame))
+      // @step open: OPEN said
     })
     if (failure === null) return session
     signal?.throwIfAborted()

@@ -71,6 +71,7 @@ export class Outbound {
     if (this.leaseEnd !== null) return Status.LEASE
     if (this.sendId < 0) return this.refusal()
     const offset = native.endReserve(this.sendId, length)
+    // @step send: reserved
     if (offset >= 0) this.leaseEnd = this.#session.end
     return offset
   }
@@ -80,6 +81,7 @@ export class Outbound {
     const end = this.leaseEnd
     if (end === null) return Status.LEASE
     this.leaseEnd = null
+    // @step send: lease given
     if (end === this.#session.end && this.#session.state === 'open') return native.endCommit(end.id, length)
     if (this.#session.state === 'closed') {
       this.#closeLease(end)
@@ -134,6 +136,7 @@ export class Outbound {
       const status = native.endSend(this.#session.end.id, EMPTY, Kind.FIN, 0)
       if (status > 0) {
         this.finSent = true
+        // @step close: FIN put
         this.#session.maybeClose()
         return
       }

@@ -10,6 +10,8 @@ export class Remote {
   readonly ref: PeerRef
   readonly key: string
   readonly paths: Path[] = []
+  /** in regions of former daemons, of a process that has left the later one: they prove nothing any more */
+  readonly outlived = new Set<Path>()
   readonly services = new Set<string>()
   readonly sessions = new Set<Session>()
   /** true once it has told all its services, since it was last asked */
@@ -29,6 +31,21 @@ export class Remote {
 
   get stalled(): boolean {
     return this.paths.every((path) => path.stalled)
+  }
+
+  /** No path is left, or none that says anything about now. */
+  get unreachable(): boolean {
+    return this.paths.every((path) => this.outlived.has(path))
+  }
+
+  /** It has left there, or the path is lost. Leaving a region is final for the regions before it. */
+  drop(path: Path, left: boolean): void {
+    const at = this.paths.indexOf(path)
+    if (at < 0) return
+    this.paths.splice(at, 1)
+    this.outlived.delete(path)
+    const newest = this.paths.findIndex(({ name }) => name === path.name) >= at
+    if (left && newest) for (const one of this.paths) if (one.name === path.name) this.outlived.add(one)
   }
 
   /** In the region where it is reached now. */

@@ -102,16 +102,19 @@ export class RetiredEnds {
     if (retired.end.shared && !retired.told) {
       retired.told = true
       this.#say(retired.epoch, Flag.DONE)
+      // @step retire: answered
     }
     if (!retired.remoteDone) return
     this.#ends = this.#ends.filter((r) => r !== retired)
     retired.end.destroy()
+    // @step retire: memory free
     if (!this.#ends.some((r) => !r.remoteDone)) this.#asking.stop()
     if (this.#ends.length === 0) this.#owner.onAllRetired()
   }
 
   #ask(): void {
     for (const retired of this.#ends) if (!retired.remoteDone) this.#say(retired.epoch, 0)
+    // @step retire: asked
   }
 
   #say(epoch: number, flags: number): void {

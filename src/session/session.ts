@@ -222,6 +222,7 @@ export class Session implements EndEvents {
     if (!through) return
     if (this.peerClosing) {
       this.#say(FrameType.CLOSED)
+      // @step close: CLOSED said
       this.#over(null)
     } else if (
       this.out.finSent &&
@@ -237,6 +238,7 @@ export class Session implements EndEvents {
     if (this.state !== 'open') return
     const next = (this.sendBase + native.endCounters(this.end.id).sent) >>> 0
     this.sendControl(encodeFrame({ type: FrameType.CLOSE, channel: this.id, epoch: this.epoch, next }))
+    // @step close: CLOSE said
   }
 
   /** True when the other side closes and all that is left to read is its FIN. */
@@ -268,6 +270,7 @@ export class Session implements EndEvents {
     this.#resetting.start(() =>
       this.sendControl(encodeFrame({ type: FrameType.RESET, channel: this.id, reason, text })),
     )
+    // @step reset: RESET said
     this.#over(error)
   }
 
@@ -384,6 +387,7 @@ export class Session implements EndEvents {
         return
       case FrameType.RESET:
         path.send(encodeFrame({ type: FrameType.RESET_ACK, channel: this.id }))
+        // @step reset: answered
         this.#resetting.stop()
         this.orderly = false
         this.#over(resetError(this.service, frame))
@@ -425,6 +429,7 @@ export class Session implements EndEvents {
     if (path !== this.end.path || frame.offer === undefined || frame.maxMessage === undefined) return
     try {
       this.end.attach(frame.offer)
+      // @step open: ACCEPT taken
     } catch (error) {
       this.onFault(error as Error)
       return
@@ -432,6 +437,7 @@ export class Session implements EndEvents {
     this.opening.stop()
     this.remoteMaxMessage = frame.maxMessage
     this.adopt(this.end, 0, 0, 0)
+    // @step open: open
     this.onOpened?.(null, 0)
   }
 

@@ -5,7 +5,7 @@
 // all the time) becomes readable, and QEMU dies of SIGSEGV. So those numbers are taken by listening sockets to which nobody
 // ever connects: polling those finds nothing, for ever. Until that is done, files must get other numbers: a system gives
 // out the lowest free one, so a reserve of lower ones, held by such sockets since before the device was there, is set free
-// before the unplugging. With KVM no such handler exists, and this does no harm.
+// before the unplugging. With KVM no such handler exists.
 //
 // Numbers are given out while the guest stands still, because one that runs opens and closes files meanwhile.
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'

@@ -65,7 +65,8 @@ export class Guest {
   #jobs = new Map<number, Job>()
   #nextJob = 1
   #ports: (Device | null)[] = []
-  #fillers: Fillers
+  /** null with KVM, where QEMU needs none */
+  #fillers: Fillers | null
   #ready: { resolve(): void } | undefined
   #lifetime: NodeJS.Timeout | undefined
 
@@ -76,7 +77,7 @@ export class Guest {
   ) {
     this.name = options.name ?? 'guest'
     this.share = join(folder, 'job')
-    this.#fillers = new Fillers(folder)
+    this.#fillers = this.accelerator.startsWith('kvm') ? null : new Fillers(folder)
     this.#options = options
   }
 
@@ -198,7 +199,8 @@ export class Guest {
       await this.#qmp.command('device_del', { id })
       await deleted
     }
-    if (device.kind === 'doorbell') await this.#fillers.unplug(this.#qmp, this.pid, remove)
+    if (device.kind === 'doorbell' && this.#fillers !== null)
+      await this.#fillers.unplug(this.#qmp, this.pid, remove)
     else await remove()
     this.#ports[port] = null
     const after = afterUnplug(device)
@@ -214,7 +216,9 @@ export class Guest {
       for (const step of plugCommands(device, port)) await this.#qmp.command(step.command, step.args)
     }
     const vectors = device.kind === 'doorbell' ? (device.vectors ?? DEFAULT_VECTORS) : 0
-    await this.#whole(vectors === 0 ? add() : this.#fillers.plug(this.#qmp, this.pid, vectors, add))
+    await this.#whole(
+      vectors === 0 || this.#fillers === null ? add() : this.#fillers.plug(this.#qmp, this.pid, vectors, add),
+    )
     this.#ports[port] = device
     for (let tries = 0; tries < 100; tries++) {
       if ((await this.#countDevices()) > before) return
@@ -277,7 +281,7 @@ export class Guest {
       vmring.modules=${modules.join()} ${options.append ?? ''}`
     return [
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-net', 'none'],
-      ...this.#fillers.arguments(),
+      ...(this.#fillers?.arguments() ?? []),
       ...['-accel', this.accelerator, '-cpu', 'max', '-M', `q35${iommu ? ',kernel-irqchip=split' : ''}`],
       ...['-m', String(options.memory ?? 512), '-smp', String(options.cpus ?? 1)],
       ...(iommu ? ['-device', `intel-iommu,intremap=${iommu === 'no-remap' ? 'off' : 'on'}`] : []),

@@ -203,16 +203,18 @@ describe.each(pairKinds)('$name', (kind) => {
   test('a handler releases its message, unless it is retained; a promise keeps it that long', async () => {
     const [a, b] = await open()
     const seen: Message[] = []
+    let finish = () => {}
     b.on('message', async (message) => {
       seen.push(message)
       if (seen.length === 2) message.retain()
-      if (seen.length === 3) await pause(30)
+      if (seen.length === 3) await new Promise<void>((resolve) => (finish = resolve))
     })
     for (let n = 0; n < 4; n++) await a.send(new Uint8Array([n]))
     await until(() => seen.length === 4, 'four messages')
     await turn()
     expect(seen[2]!.view[0]).toBe(2)
-    await pause(60)
+    finish()
+    await until(() => seen[2]!.released, 'the release of the third')
     expect(seen.map((message) => message.released)).toEqual([true, false, true, true])
     expect(seen[1]!.view[0]).toBe(1)
     seen[1]!.release()

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { hostStatus } from '../../src/host/admin-client.js'
 import { attach, type Channel, type Message, type Peer } from '../../src/index.js'
+import { remote } from '../support/remote.js'
 import { Daemon } from '../vm/ring.js'
 
 let folder: string
@@ -164,6 +165,53 @@ it('a former region without channels stays for whoever is reached there alone', 
   await before.close()
   await expect.poll(() => [...mapped().values()], SETTLED).toEqual([2])
 })
+
+it.each(['none', 'relay'])(
+  'a process that is killed in the new region has gone from the former too (%s)',
+  async (relay) => {
+    const [one] = await join2()
+    const how = relay === 'none' ? 'none' : `unix:${daemon.socket}.relay`
+    const victim = await remote<{ peer: Peer }>()
+    const begin = async (service: string) =>
+      await victim.run(
+        async ({ vmring, state, tell }, region, given, name) => {
+          state.peer ??= await vmring.attach({ region, relay: given })
+          state.peer.once('rejoined', () => tell('rejoined'))
+          const server = await state.peer.listen(name)
+          server.on('channel', (channel) =>
+            channel.on('message', (message) => void channel.send(message.copy())),
+          )
+        },
+        `unix:${daemon.socket}`,
+        how,
+        service,
+      )
+    const survivor = relay === 'none' ? one : await attach({ region: `unix:${daemon.socket}`, relay: how })
+    if (survivor !== one) peers.push(survivor)
+    await begin('victim')
+    const old = await survivor.connect('victim', { wait: 5000 })
+    old.on('message', () => {})
+    await restart(survivor)
+    await victim.next()
+    const later = await survivor.connect('victim', { wait: 5000 })
+    later.on('message', () => {})
+    expect([await answers(old, 'in the former'), await answers(later, 'in the new')]).toEqual([true, true])
+    if (relay === 'relay') {
+      // who has met it in the new region only reaches it over the relay too
+      const newcomer = await attach({ region: `unix:${daemon.socket}`, relay: how })
+      peers.push(newcomer)
+      const channel = await newcomer.connect('victim', { wait: 5000 })
+      channel.on('message', () => {})
+      await expect.poll(() => channel.usePath('unix').then(() => channel.path, String), SETTLED).toBe('unix')
+      expect(await answers(channel, 'over the relay')).toBe(true)
+    }
+    const killed = performance.now()
+    victim.signal('SIGKILL')
+    for (const channel of [old, later])
+      expect(await channel.closed).toMatchObject({ code: 'ERR_VMRING_PEER_GONE' })
+    expect(performance.now() - killed).toBeLessThan(10_000)
+  },
+)
 
 it('memory that the application still looks at stays when its process is gone', async () => {
   const [one, two] = await join2()

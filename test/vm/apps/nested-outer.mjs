@@ -107,7 +107,7 @@ async function startDaemon() {
     { who: 'cid:4', connect: ['orders', SERVICE] },
   ]
   writeFileSync(policy, JSON.stringify({ rules }))
-  const args = ['--socket', socket, '--size', '16M', '--sections', '8', '--relay-vsock', '5790']
+  const args = ['--socket', socket, '--size', '8M', '--sections', '8', '--relay-vsock', '5790']
   const child = spawn(
     process.execPath,
     [join(root, 'dist/cli/main.js'), 'host', ...args, '--policy', policy, '--json'],
@@ -194,27 +194,32 @@ async function run() {
     kitchen.begin('pour', { total: TOTAL, marks: [TOTAL * 0.2, TOTAL * 0.3] }),
     table.begin('pour', { total: BACK, marks: [BACK * 0.3, BACK * 0.6] }),
   ]
-  for (const one of pouring) one.catch(() => {})
-  await table.heard((line) => line.said === 'received' && line.received >= TOTAL * 0.1, 'traffic')
+  const stream = Promise.all(pouring)
+  /** What is waited for while the stream flows; it cannot come any more when that has broken. */
+  const flowing = (step) => Promise.race([step, stream.then(() => step)])
+  stream.catch(() => {})
+  await flowing(table.heard((line) => line.said === 'received' && line.received >= TOTAL * 0.1, 'traffic'))
 
   say('unplugging')
   await kitchen.guest.unplug('iv0', STEP_MS)
   say('unplugged')
-  await until(() => kitchen.path === 'vsock' && table.path === 'vsock', 'the fall back to the relay')
+  await flowing(until(() => kitchen.path === 'vsock' && table.path === 'vsock', 'the fall back to the relay'))
   const { sent } = kitchen.lines.findLast((line) => line.said === 'path')
   await Promise.all([kitchen.begin('goOn'), table.begin('goOn')])
   say('result', { step: 'trespass', ...(await table.begin('trespass', { service: FORBIDDEN })) })
-  await table.heard(
-    (line) => line.said === 'received' && line.received >= sent + TOTAL * 0.1,
-    'traffic on the relay',
+  await flowing(
+    table.heard(
+      (line) => line.said === 'received' && line.received >= sent + TOTAL * 0.1,
+      'traffic on the relay',
+    ),
   )
   const { refused, accepted, spliced } = (await relay()).counters
   say('relay', { refused, accepted, spliced })
 
   await plug(kitchen)
-  await until(() => kitchen.path === 'shm' && table.path === 'shm', 'the return to shared memory')
+  await flowing(until(() => kitchen.path === 'shm' && table.path === 'shm', 'the return to shared memory'))
   await Promise.all([kitchen.begin('goOn'), table.begin('goOn')])
-  await within(Promise.all(pouring), STEP_MS, 'the end of the stream')
+  await within(stream, STEP_MS, 'the end of the stream')
   const [listener, opener] = await Promise.all([
     kitchen.begin('outcome', { expect: BACK }),
     table.begin('outcome', { expect: TOTAL }),

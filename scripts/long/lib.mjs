@@ -1,0 +1,287 @@
+// What the long runs share: children that are gone when the run is, progress that outlives it, samples, verdicts.
+import { fork, spawn, spawnSync } from 'node:child_process'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { connect } from 'node:net'
+import { availableParallelism, cpus, release, tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { root, say } from '../lib.mjs'
+
+export { root, say }
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+const cli = join(root, 'dist/cli/main.js')
+const preload = join(import.meta.dirname, 'kill-preload.mjs')
+
+/** Options of a run, `--help` included. `spec`: name → [default, text]; numbers stay numbers. */
+export function options(usage, spec) {
+  const types = Object.fromEntries(
+    Object.entries({ ...spec, help: [false, ''] }).map(([name, [usual]]) => [
+      name,
+      { type: typeof usual === 'boolean' ? 'boolean' : 'string' },
+    ]),
+  )
+  const { values } = parseArgs({ options: types })
+  if (values.help) {
+    const lines = Object.entries(spec).map(([name, [usual, text]]) => {
+      const shown = usual === false || usual === '' ? '' : ` (${usual})`
+      return `  --${name.padEnd(12)} ${text}${shown}`
+    })
+    console.log(`usage: ${usage}\n${lines.join('\n')}`)
+    process.exit(0)
+  }
+  const chosen = {}
+  for (const [name, [usual]] of Object.entries(spec)) {
+    const value = values[name] ?? usual
+    chosen[name] = typeof usual === 'number' ? Number(value) : value
+    if (Number.isNaN(chosen[name])) {
+      console.error(`--${name} is a number; not '${value}'`)
+      process.exit(2)
+    }
+  }
+  return chosen
+}
+
+/** Of the sources, with '+' behind it when they were changed since. */
+export function commit() {
+  const git = (...args) => spawnSync('git', args, { cwd: root, encoding: 'utf8' }).stdout.trim()
+  return `${git('rev-parse', 'HEAD')}${git('status', '--porcelain', '--', 'src', 'native') === '' ? '' : '+'}`
+}
+
+export const machine = () => ({
+  commit: commit(),
+  node: process.versions.node,
+  kernel: release(),
+  cpu: cpus()[0]?.model ?? 'unknown',
+  processors: availableParallelism(),
+})
+
+/**
+ * What a run has done so far, in build/long: written after each unit of work, taken up again when the run is called again
+ * with the same purpose (`key`), gone when it is finished.
+ */
+export class Progress {
+  #file
+  #key
+  constructor(name, key) {
+    this.#file = join(root, 'build/long', `${name}.json`)
+    this.#key = JSON.stringify(key)
+  }
+  load() {
+    if (!existsSync(this.#file)) return null
+    try {
+      const { key, state } = JSON.parse(readFileSync(this.#file, 'utf8'))
+      return key === this.#key ? state : null
+    } catch {
+      return null // cut off while it was written
+    }
+  }
+  save(state) {
+    saveJson(this.#file, { key: this.#key, state })
+  }
+  finished() {
+    rmSync(this.#file, { force: true })
+  }
+}
+
+export function saveJson(file, value) {
+  mkdirSync(dirname(file), { recursive: true })
+  writeFileSync(`${file}.${process.pid}`, `${JSON.stringify(value, null, 1)}\n`)
+  renameSync(`${file}.${process.pid}`, file)
+}
+
+/** All children and files of a run. Whatever ends it (Ctrl-C too), they end with it. */
+export class Household {
+  #children = new Set()
+  #ending = false
+  interrupted = false
+  constructor() {
+    this.folder = mkdtempSync(join(tmpdir(), 'vmring-long-'))
+    process.on('exit', () => this.#clear())
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+      process.on(signal, () => {
+        if (this.interrupted) process.exit(130)
+        this.interrupted = true
+      })
+    }
+  }
+
+  #clear() {
+    this.#ending = true
+    for (const child of this.#children) child.kill('SIGKILL')
+    rmSync(this.folder, { recursive: true, force: true })
+  }
+
+  own(child) {
+    this.#children.add(child)
+    child.once('exit', () => this.#children.delete(child))
+    return child
+  }
+
+  async close() {
+    this.#ending = true
+    const gone = [...this.#children].map((child) => new Promise((resolve) => child.once('exit', resolve)))
+    for (const child of this.#children) child.kill('SIGKILL')
+    await Promise.all(gone)
+    this.#clear()
+  }
+
+  get ending() {
+    return this.#ending
+  }
+
+  /** `vmring host`; resolves when it answers. */
+  async daemon(args, log = true, instrumented = undefined) {
+    const socket = join(this.folder, 'host')
+    const program =
+      instrumented === undefined ? [cli] : ['--import', preload, join(instrumented.copy, 'dist/cli/main.js')]
+    const child = this.own(
+      spawn(process.execPath, [...program, 'host', '--socket', socket, ...args], {
+        env: { ...process.env, ...instrumented?.env },
+        stdio: ['ignore', 'ignore', log ? 'inherit' : 'ignore'],
+        // Ctrl-C in a terminal reaches the whole group: only the run itself acts on it
+        detached: true,
+      }),
+    )
+    const until = Date.now() + 60_000
+    while (!(await answers(`${socket}.admin`))) {
+      if (child.exitCode !== null || child.signalCode !== null || Date.now() > until)
+        throw new Error('the daemon did not start')
+      await sleep(5)
+    }
+    return { child, socket, region: `unix:${socket}`, relay: `unix:${socket}.relay` }
+  }
+
+  /** A process of this run: a module that answers what it is asked, see serve(). */
+  worker(module, { args = [], preload: first = false, env } = {}) {
+    const child = this.own(
+      fork(join(import.meta.dirname, module), args, {
+        execArgv: first ? ['--import', preload] : ['--expose-gc'],
+        env: { ...process.env, ...env },
+        serialization: 'advanced',
+        detached: true,
+      }),
+    )
+    return new Worker(child)
+  }
+}
+
+export class Worker {
+  #calls = new Map()
+  #next = 0
+  constructor(child) {
+    this.child = child
+    this.pid = child.pid
+    child.on('message', ({ id, value, error, note }) => {
+      if (id === undefined) {
+        this.onNote?.(note)
+        return
+      }
+      const call = this.#calls.get(id)
+      this.#calls.delete(id)
+      if (error === undefined) call?.resolve(value)
+      else call?.reject(Object.assign(new Error(error.message), error))
+    })
+    child.on('error', () => {})
+    this.exited = new Promise((resolve) => {
+      child.once('exit', (code, signal) => {
+        for (const call of this.#calls.values())
+          call.reject(new Error(`process ${child.pid} ended (${signal ?? code})`))
+        this.#calls.clear()
+        resolve({ code, signal })
+      })
+    })
+  }
+  ask(op, ...args) {
+    const answer = new Promise((resolve, reject) => {
+      if (!this.child.connected) reject(new Error(`process ${this.pid} is gone`))
+      const id = this.#next++
+      this.#calls.set(id, { resolve, reject })
+      this.child.send({ id, op, args }, () => {})
+    })
+    answer.catch(() => {}) // processes are killed here all the time, also while nobody waits
+    return answer
+  }
+  kill(signal = 'SIGKILL') {
+    this.child.kill(signal)
+  }
+}
+
+/** In the worker: answers with these functions. What nobody handles is told, and ends the process. */
+export function serve(functions) {
+  const tell = (note) => process.connected && process.send({ note })
+  process.on('disconnect', () => process.exit(0))
+  process.on('message', async ({ id, op, args }) => {
+    try {
+      process.send({ id, value: await functions[op](...args) }, () => {})
+    } catch (error) {
+      process.send({ id, error: { message: `${op}: ${error.stack}`, code: error.code } }, () => {})
+    }
+  })
+  return tell
+}
+
+function answers(path) {
+  return new Promise((resolve) => {
+    const probe = connect(path)
+    probe.on('connect', () => {
+      probe.destroy()
+      resolve(true)
+    })
+    probe.on('error', () => resolve(false))
+  })
+}
+
+/** Of a living process: bytes of resident memory, open descriptors, seconds of processor time. */
+export function processStats(pid) {
+  const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /, '')
+    .split(' ')
+  return {
+    // pages of the region belong to no process
+    rss: 1024 * (field(status, 'VmRSS') - field(status, 'RssShmem')),
+    fds: readdirSync(`/proc/${pid}/fd`).length,
+    cpu: (Number(fields[11]) + Number(fields[12])) / 100,
+  }
+}
+const field = (text, name) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(text)?.[1] ?? 0)
+
+export const median = (numbers) => quantile(numbers, 0.5)
+export function quantile(numbers, share) {
+  const sorted = [...numbers].sort((a, b) => a - b)
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0
+}
+
+/** Median of the slopes of all pairs (Theil and Sen): an outlier moves nothing. */
+export function slope(points) {
+  const slopes = []
+  for (let i = 0; i < points.length; i++) {
+    for (let k = i + 1; k < points.length; k++) {
+      if (points[k][0] > points[i][0])
+        slopes.push((points[k][1] - points[i][1]) / (points[k][0] - points[i][0]))
+    }
+  }
+  return median(slopes)
+}
+
+/** A random number generator that gives the same numbers for the same seed (mulberry32): below(n), pick(list). */
+export function random(seed) {
+  let state = seed >>> 0
+  const next = () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = Math.imul(state ^ (state >>> 15), state | 1)
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
+  }
+  const below = (n) => Math.floor(next() * n)
+  return { next, below, pick: (list) => list[below(list.length)] }
+}
