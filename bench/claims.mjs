@@ -146,7 +146,7 @@ export function report(folder) {
     const { text, kind, limit, figure, unit } = claim
     const words = kind === 'shown' ? '' : `  (at ${kind} ${limit})`
     const number = Math.abs(figure) >= 100 ? figure.toFixed(0) : figure.toPrecision(3)
-    return `${held(claim) ? 'holds ' : 'MISSED'}  ${text}: ${number} ${unit}${words}`
+    return `${kind === 'shown' ? 'shown ' : held(claim) ? 'holds ' : 'MISSED'}  ${text}: ${number} ${unit}${words}`
   })
   return { text: lines.join('\n'), missed: list.filter((claim) => !held(claim)).length }
 }

@@ -39,9 +39,9 @@ export function benchText(folder) {
     rows.push([`one way, messages of ${name}, \`busy\``, of(mine), of({ ...at, ...unix }), times(gain)])
   }
   const { cacheLineRoundTrip, ringRoundTrip, eventfdRoundTrip } = latency.floor
-  const { commit, cpu, kernel, node, emulated } = latency.environment
+  const { commit, cpu, processors, load, kernel, node, emulated } = latency.environment
   const floors = `Floors in the same run, C++: a cache line there and back ${micro(cacheLineRoundTrip)}, the ring alone ${micro(ringRoundTrip)}, eventfd and epoll ${micro(eventfdRoundTrip)}; memcpy ${speed(throughput.floor.memcpyBytesPerSecond)}.`
-  const from = `${cpu}, Linux ${kernel}, Node ${node}, commit ${(commit ?? 'unknown').slice(0, 12)}${commit?.endsWith('+') ? ' and changes' : ''}${emulated ? ', EMULATED' : ''}.`
+  const from = `${cpu}, Linux ${kernel}, Node ${node}, commit ${(commit ?? 'unknown').slice(0, 12)}${commit?.endsWith('+') ? ' and changes' : ''}${emulated ? ', EMULATED' : ''}; ${processors} processors, load when it began ${load.toFixed(1)}${load > 1 ? ': THE MACHINE HAD OTHER WORK, which spinning suffers from most' : ''}.`
   return [
     '| median of five runs in turn | vmring | node:net, Unix socket | ratio |',
     '|---|---|---|---|',

@@ -6,7 +6,7 @@
 import { spawn } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join, relative, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { report } from './claims.mjs'
 
@@ -51,7 +51,7 @@ for (const [name, [test, options, [duration, warmup], runs]] of Object.entries(p
   const factor = name === 'idle' ? 1 : scale
   const outputs = ['json', 'svg', 'html'].flatMap((kind) => [
     `--${kind}`,
-    join(values.out, `${name}.${kind}`),
+    join(relative(root, resolve(values.out)), `${name}.${kind}`),
   ])
   const args = [
     ...[test, ...options.split(' '), '--runs', String(runs), ...outputs],
@@ -60,6 +60,7 @@ for (const [name, [test, options, [duration, warmup], runs]] of Object.entries(p
   ]
   console.log(`\n## ${name}: vmring bench ${args.slice(0, args.indexOf('--json')).join(' ')}\n`)
   const child = spawn(process.execPath, [join(root, 'dist/cli/main.js'), 'bench', ...args], {
+    cwd: root, // the report quotes the command: paths in it are the repository's
     stdio: ['ignore', 'inherit', process.stderr.isTTY ? 'inherit' : 'ignore'],
   })
   process.on('SIGINT', () => {}) // it prints what it has

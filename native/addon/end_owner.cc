@@ -20,7 +20,8 @@ uint32_t EndOwner::look(EndEntry& end) {
 bool EndOwner::park(EndEntry& end) {
   if (look(end) != 0) return false;
   // A direction that nobody wants to hear of needs no bell. Space was announced by look().
-  return !end.want_readable || end.stopped || end.is_private || end.core.rx().park();
+  end.parked = !end.want_readable || end.stopped || end.is_private || end.core.rx().park();
+  return end.parked;
 }
 
 void EndOwner::flush_released() {

@@ -24,15 +24,17 @@ class EndOwner {
     end.quiet = 0;
     list(end);
   }
-  // Perhaps something has come: where many ends are looked at, one look is enough.
+  // Perhaps something has come: where many ends are looked at, one look is enough. Where nothing has, what was announced still holds.
   void suspect(EndEntry& end) {
     traffic_ = true;
-    if (!end.active) end.quiet = kQuietPolls;
+    if (end.active || (end.parked && look(end) == 0)) return;
+    end.quiet = kQuietPolls;
     list(end);
   }
   void list(EndEntry& end) {
     if (end.active) return;
     end.active = true;
+    end.parked = false;
     active_.push_back(end.id);
     activated();
   }

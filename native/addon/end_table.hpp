@@ -46,6 +46,7 @@ struct EndEntry {
   bool want_readable = true;
   uint32_t want_space = kNoLength;
   bool active = false; // on the owner's list of ends to poll
+  bool parked = false; // not on it, and the sender knows the position behind which it must ring
   bool dirty = false;  // on the owner's list of ends with releases to publish
   bool fault_reported = false;
   uint32_t quiet = 0; // polls in a row that found nothing

@@ -54,7 +54,7 @@ class Module : public std::enable_shared_from_this<Module> {
   // A handle of the event loop has closed.
   void handle_closed();
   // What JavaScript has released since its last call: {count, then end id and sequence number of each}. Looked at with every
-  // call that names an end, and before the loop sleeps.
+  // call about an end but hot_send, and before the loop sleeps.
   void take_releases() {
     if (releases.get()[0] != 0) take_noted_releases();
   }

@@ -50,12 +50,15 @@ export const pingEvent: ClientDriver = (side, meter) =>
       meter.record(end - begin)
       advance(end)
     }
-    const watch = setInterval(() => {
-      const now = clock()
-      if (begin === 0 || now - begin < PATIENCE_MS + idleGap) return
-      if (timer !== null) clearTimeout(timer)
-      advance(now)
-    }, 500)
+    const watch = setInterval(
+      () => {
+        const now = clock()
+        if (begin === 0 || now - begin < PATIENCE_MS + idleGap) return
+        if (timer !== null) clearTimeout(timer)
+        advance(now)
+      },
+      Math.max(500, idleGap / 2),
+    ) // it must not be what idle costs
     meter.begin(clock())
     next()
   })

@@ -131,7 +131,8 @@ export function picture(outcomes: readonly Outcome[], environment: Environment):
   const groups = groupsOf(outcomes)
   const charts = [spectrum(groups), bySize(groups)].filter((chart) => chart !== null)
   const height = charts.length * HEIGHT + 30
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="system-ui, sans-serif" font-size="12" fill="#444">
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="system-ui, sans-serif" font-size="12" fill="#444" role="img">
+<title>${escaped(`vmring bench: ${charts.map(({ title }) => title).join('; ')}`)}</title>
 <style>.title{font-size:15px;font-weight:600;fill:#111}.grid{stroke:#ddd;stroke-width:1}</style>
 <rect width="${WIDTH}" height="${height}" fill="#fff"/>
 ${charts.map((chart, i) => draw(chart, i * HEIGHT)).join('\n')}
