@@ -110,7 +110,7 @@ napi_value end_abort(napi_env env, napi_callback_info info) {
   });
 }
 
-// As receive(), waiting up to `timeout` ms.
+// As receive_record(), waiting up to `timeout` ms.
 int32_t receive_wait(Module& module, EndEntry& end, double timeout) {
   const int32_t result = receive_record(module, end);
   // Private ends: whoever fills them is on this thread, so waiting would be in vain.

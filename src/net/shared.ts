@@ -35,6 +35,8 @@ export class SharedPeer {
   #linger: NodeJS.Timeout | null = null
   /** a process that connects to itself does so from a second seat: channels lead to other peers */
   #mirror: SharedPeer | null = null
+  /** services that this process is about to listen under: who connects without waiting for 'listening' means them */
+  readonly #opening = new Set<string>()
 
   constructor(given: Peer | null, options: AttachOptions = {}) {
     this.#given = given
@@ -96,7 +98,7 @@ export class SharedPeer {
     }
     const peer = await this.get()
     signal.throwIfAborted()
-    if (!peer.services.includes(service)) {
+    if (!peer.services.includes(service) && !this.#opening.has(service)) {
       return this.#connect(peer, service, options)
     }
     this.#mirror ??= new SharedPeer(null, { ...this.#options, region: peer.region })
@@ -128,9 +130,14 @@ export class SharedPeer {
 
   /** As Peer.listen(); EADDRINUSE also when another process is known to listen there. */
   async listen(service: string): Promise<ChannelServer> {
-    const peer = await this.get()
-    if (await peer.taken(service)) throw addressInUse(service, 'another process')
-    return peer.listen(service)
+    this.#opening.add(service)
+    try {
+      const peer = await this.get()
+      if (await peer.taken(service)) throw addressInUse(service, 'another process')
+      return await peer.listen(service)
+    } finally {
+      this.#opening.delete(service)
+    }
   }
 
   /** Whether somebody in this region is known to listen there. */
