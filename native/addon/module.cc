@@ -9,7 +9,7 @@ namespace vmring::addon {
 // over when the last handle has said so.
 Module::Module(napi_env environment) : env(environment) {}
 
-thread_local Module* Module::current_ = nullptr;
+constinit thread_local Module* Module::current_ = nullptr;
 
 void Module::open() {
   current_ = this;

@@ -80,7 +80,7 @@ class Module : public std::enable_shared_from_this<Module> {
   void shut();
   void take_noted_releases();
 
-  static thread_local Module* current_;
+  static constinit thread_local Module* current_;
   napi_async_context context_ = nullptr;
   napi_async_cleanup_hook_handle cleanup_ = nullptr;
 };

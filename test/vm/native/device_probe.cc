@@ -51,7 +51,8 @@ void open_device(const char* address, bool hold) {
     return;
   }
   std::printf("request\n");
-  const bool kept = keep_bytes(memory.data(), memory.size());
+  const ByteRange whole{0, memory.size()};
+  const bool kept = keep_bytes(memory.data(), memory.size(), {&whole, 1});
   opened.reset();
   std::printf("released, %s\n", kept ? reinterpret_cast<const char*>(memory.data() + 8192) : "without its bytes");
 }
