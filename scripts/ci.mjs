@@ -44,8 +44,8 @@ const together = [
   ['data path copies nothing', ['bash', 'native/test/zero_copy.sh'], byLastLine, 5],
   ['demo', npm('demo'), byExit, 2],
 ]
-// Of `npm run test:vm`; with bench and nested all of this would take more than 40 minutes.
-const guests = ['cat', 'vsock', 'life', 'net', 'guides', 'faults', 'devices', 'doctor', 'demo', 'mesh', 'bed']
+// Of `npm run test:vm`; with bench, nested and net all of this would take more than 40 minutes.
+const guests = ['cat', 'vsock', 'life', 'guides', 'faults', 'devices', 'doctor', 'demo', 'mesh', 'bed']
 const alone = [
   ['micro-benchmarks', npm('bench:micro', '--', '--quick', '--json'), byExit, 5],
   // one round each of what may happen to a guest; `VMRING_VM_ROUNDS=10 npm run test:vm -- life` is the whole of it

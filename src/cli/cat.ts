@@ -7,7 +7,7 @@ import { onInterrupt } from './interrupt.js'
 import { bytes } from './output.js'
 import { Progress } from './progress.js'
 
-const DEFAULT_WAIT_SECONDS = 30
+const DEFAULT_WAIT_SECONDS = 60
 
 interface CatOptions {
   listen?: boolean
