@@ -32,9 +32,9 @@ export async function connectService(
       attempts.push(...outcome.attempts)
       lastError = outcome.error ?? lastError
     }
-    const now = performance.now()
-    if (someUntold(hub) && now < helloDeadline) {
-      await hub.change(helloDeadline - now, signal)
+    const untold = helloDeadline - performance.now()
+    if (untold > 0 && someUntold(hub)) {
+      await hub.change(untold, signal)
       continue
     }
     // Who has just begun to listen has said so, but perhaps it has not come here yet: nobody is refused on old news.
@@ -54,8 +54,9 @@ export async function connectService(
         if ((error as VmringError).code === 'ERR_VMRING_POLICY') lastError = error as Error
       }
     }
-    if (now >= deadline) break
-    await hub.change(Math.min(deadline - now, ASK_AGAIN_MS), signal)
+    const left = deadline - performance.now() // dialling took its time
+    if (left <= 0) break
+    await hub.change(Math.min(left, ASK_AGAIN_MS), signal)
     for (const remote of hub.remotes.values()) remote.greet()
   }
   if (lastError !== null && (lastError as VmringError).code !== 'ECONNREFUSED') throw lastError

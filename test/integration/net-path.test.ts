@@ -65,6 +65,7 @@ test('from shared memory to the relay and back in the middle of a response', asy
       step++
       expect((await status()).counters.spliced).toBe(0)
       await revoke(false)
+      await until(async () => (await relayed()) > 0, 30_000, 'the relay carries it')
     } else if (step === 1 && received > SIZE / 2) {
       step++
       // what came since went over the relay, but for what was in the rings
