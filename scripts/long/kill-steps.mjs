@@ -25,6 +25,7 @@ import {
 const TOLD_MS = 2000
 const SLACK = 5 // a machine that does other work; what came later than two seconds is counted
 const LIFE_MS = 150_000 // a life with all its checks; what takes longer hangs, and that is a failure
+const SAID_MS = 500
 const ROLES = ['listener', 'connector']
 const STEP = /^(\s*)\/\/ @step (.+)$/gm
 
@@ -122,20 +123,31 @@ class Rig {
   async life(role, step, { rejoin = false } = {}) {
     const whose = ++names
     const { region, relay, socket } = this.daemon
-    const env = step === undefined ? {} : { VMRING_STEP: step.join('\t') }
+    const diary = join(household.folder, `died-${whose}`)
+    const env = step === undefined ? {} : { VMRING_STEP: step.join('\t'), VMRING_STEP_AT: diary }
     const one = household.worker('kill-life.mjs', { args: [join(copy, 'dist/index.js')], preload: true, env })
-    const back = new Promise((resolve) => {
-      one.onNote = (note) => note === 'rejoined' && resolve(true)
-    })
+    const heard = (word) =>
+      new Promise((resolve) => {
+        one.child.on('message', ({ note }) => note === word && resolve(true))
+      })
+    const [ready, back] = [heard('ready'), heard('rejoined')]
+    const ended = one.exited.then(() => Promise.reject(new Error('it has ended')))
+    // nobody waits for a listener that is dead
+    ended.catch(() => this.survivor.ask('abandon', whose))
     let steps = null
     try {
-      const reached = role === 'listener' ? this.survivor.ask('reach', whose, 5) : null
-      const uuid = await one.ask('open', role, region, relay, whose)
-      await reached
+      await Promise.race([ready, ended])
+      const opened = one.ask('open', role, region, relay, whose)
+      if (role === 'listener') {
+        const refused = await this.survivor.ask('reach', whose, 5)
+        // who has died says so itself, below; who lives waits for channels that do not come
+        if (refused.length > 0 && !(await within(one.exited, 1000)))
+          throw new Error(`the survivor cannot connect: ${refused}`)
+      }
+      const uuid = await opened
       if (rejoin) {
         await this.restart()
-        // it may die on the way there, and then says nothing any more
-        await Promise.race([back, one.exited.then(() => Promise.reject(new Error('it has ended')))])
+        await Promise.race([back, ended]) // it may die on the way there, and then says nothing any more
         await one.ask('closeAll')
         await sleep(3500) // a former region is left when it has been unused for two looks
       } else {
@@ -150,14 +162,12 @@ class Rig {
         // without a daemon nobody would say that it is dead
         await within(back, 3000)
         one.kill()
-        await this.survivor.ask('abandon', whose)
         throw error
       }
     }
-    const endedAt = now()
+    const endedAt = existsSync(diary) ? Number(readFileSync(diary)) : now()
     one.kill()
     await one.exited
-    await this.survivor.ask('abandon', whose)
     return { steps, endedAt }
   }
 
@@ -187,7 +197,8 @@ class Rig {
     for (const { wrong, at, code } of over) {
       if (wrong > 0) bad.push('messages came wrong')
       if (code !== null && !/^ERR_VMRING_/.test(code)) bad.push(`ended with ${code}`)
-      if (at > endedAt + 5 && code !== 'ERR_VMRING_PEER_GONE') bad.push(`told by ${code}`)
+      // what it had still said comes first
+      if (at > endedAt + SAID_MS && code !== 'ERR_VMRING_PEER_GONE') bad.push(`told by ${code}`)
       if (at - endedAt > TOLD_MS * SLACK) bad.push(`told after ${at - endedAt} ms`)
       if (at > endedAt) state.told.push(at - endedAt)
     }

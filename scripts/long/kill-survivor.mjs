@@ -51,7 +51,7 @@ tell = serve({
     reaching.set(whose, waiting)
     for (let i = 0; i < channels; i++) {
       try {
-        attend(await peer.connect(`victim-${whose}`, { wait: 8000, signal: waiting.signal }), whose)
+        attend(await peer.connect(`victim-${whose}`, { wait: 30_000, signal: waiting.signal }), whose)
       } catch (error) {
         refused.push(waiting.signal.aborted ? 'abandoned' : (error.code ?? error.message))
         break

@@ -25,6 +25,7 @@ import { plot } from './plot.mjs'
 const TOLD_MS = 2000
 const SLACK = 5 // a machine that does other work; what came later than two seconds is counted
 const CROWD = 6 // victims at a time in one region
+const GOING_MS = 20_000 // until a victim has opened its channels and has had an answer on each
 const AHEAD = 8 // processes that have started and wait for their turn
 
 const { kills, seed, every, yards, json, svg } = options('node scripts/long/kill.mjs', {
@@ -149,7 +150,7 @@ class Yard {
     })
     const reached = role === 'listener' ? this.survivor.ask('reach', whose) : Promise.resolve([])
     if (early) found.beforeGoing++
-    else if (!(await within(one.said('going').promise, 20_000))) one.complain(`a ${role} did not get going`)
+    else if (!(await within(one.said('going').promise, GOING_MS))) one.complain(`a ${role} did not get going`)
     await atOnce
     await sleep(delay)
     one.killedAt = now()
@@ -191,7 +192,7 @@ class Yard {
     const hold = withDaemon ? new Promise((resolve) => (goOn = resolve)) : Promise.resolve()
     const lives = crowd.map((one, i) => this.life(one, first + i, dice, found, hold))
     if (withDaemon) {
-      await within(Promise.all(crowd.map((one) => one.said('going').promise)), 3000)
+      await within(Promise.all(crowd.map((one) => one.said('going').promise)), GOING_MS)
       await this.daemonDies(
         crowd.filter((one) => one.killedAt === undefined),
         number,
