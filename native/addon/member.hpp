@@ -224,7 +224,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   uint32_t rings_ = 0;
   uint32_t empty_ = 0;
   uint64_t window_ = 0;
-  uint64_t muted_until_ = 0;
+  uint64_t muted_until_ = 0, muted_for_ = 0, unmuted_ = 0;
 
   // shared with the watchdog's thread
   std::atomic<uint32_t> attention_{0};

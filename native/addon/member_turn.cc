@@ -17,7 +17,10 @@ constexpr uint64_t kMillisecond = 1'000'000;
 constexpr uint64_t kWindow = 10 * kMillisecond;
 constexpr uint32_t kMostRings = 1000; // in a window: more than a loop can sleep between them
 constexpr uint32_t kMostEmpty = 100;  // with nothing behind them
-constexpr uint64_t kMuted = 20 * kMillisecond; // meanwhile we look once a millisecond
+// For so long nobody listens to them, and longer each time that it was to no avail; we look once a millisecond …
+constexpr uint64_t kMuted = 20 * kMillisecond;
+constexpr uint64_t kMostMuted = 640 * kMillisecond;
+constexpr uint64_t kMutedHot = kMillisecond; // … and all the time for so long after a message, so that a talk goes on
 constexpr uint64_t kLongIdle = 2'000 * kMillisecond; // from here on the watchdog's ticks are enough
 
 } // namespace
@@ -50,7 +53,9 @@ void Member::limit_doorbells() {
   rings_ = empty_ = 0;
   if (handles_ == nullptr || muted_until_ != 0) return;
   uv_poll_stop(&handles_->poll);
-  muted_until_ = now + kMuted;
+  // unmuted no longer ago than it was muted: it is the same storm
+  muted_for_ = now < unmuted_ + muted_for_ ? std::min(2 * muted_for_, kMostMuted) : kMuted;
+  muted_until_ = now + muted_for_;
   ++counters_.muted;
 }
 
@@ -69,7 +74,7 @@ void Member::woke() {
 void Member::yielded(uint64_t before, uint64_t after) {
   if (after - before < kCrowdedYield) return;
   crowded_until_ = after + kCrowdedNanoseconds;
-  if (crowded(after)) hot_until_ = 0;
+  if (crowded(after) && muted_until_ == 0) hot_until_ = 0;
 }
 
 bool Member::has_news() {
@@ -91,7 +96,9 @@ bool Member::may_sleep() {
     if (traffic_) {
       traffic_ = false;
       last_traffic_ = now;
-      hot_until_ = options_.mode == Mode::adaptive && !crowded(now) ? now + kHotNanoseconds : 0;
+      hot_until_ = muted_until_ != 0                                    ? now + kMutedHot
+                   : options_.mode == Mode::adaptive && !crowded(now) ? now + kHotNanoseconds
+                                                                      : 0;
     }
     if (now < hot_until_) return false;
     hot_until_ = 0;
@@ -110,8 +117,10 @@ bool Member::may_sleep() {
 
 uint64_t Member::poll_delay() {
   if (muted_until_ != 0 && !closed_) {
-    if (steady_nanoseconds() < muted_until_) return 1;
+    const uint64_t now = steady_nanoseconds();
+    if (now < muted_until_) return 1;
     muted_until_ = 0;
+    unmuted_ = now;
     listen();
   }
   if (closed_ || !polls() || mapping_->lost()) return ~uint64_t{0};
