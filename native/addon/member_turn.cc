@@ -96,9 +96,9 @@ bool Member::may_sleep() {
     if (traffic_) {
       traffic_ = false;
       last_traffic_ = now;
-      hot_until_ = muted_until_ != 0                                    ? now + kMutedHot
-                   : options_.mode == Mode::adaptive && !crowded(now) ? now + kHotNanoseconds
-                                                                      : 0;
+      const bool looks = options_.mode == Mode::adaptive && !crowded(now);
+      const uint64_t hot = muted_until_ != 0 ? kMutedHot : looks ? kHotNanoseconds : 0;
+      hot_until_ = hot == 0 ? 0 : now + hot;
     }
     if (now < hot_until_) return false;
     hot_until_ = 0;
