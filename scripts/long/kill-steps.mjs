@@ -135,7 +135,7 @@ class Rig {
     const [ready, back] = [heard('ready'), heard('rejoined')]
     const ended = one.exited.then(() => Promise.reject(new Error('it has ended')))
     // nobody waits for a listener that is dead
-    ended.catch(() => this.survivor.ask('abandon', whose))
+    ended.catch(() => this.survivor.ask('abandon', whose)).catch(() => {}) // it may have ended too
     let steps = null
     try {
       await Promise.race([ready, ended])
