@@ -52,6 +52,7 @@ const tell = serve({
     torn.destroy()
     await closing.close()
   },
+  attached: () => peer !== undefined,
   closeAll: () => Promise.all(open.map((channel) => channel.close())),
   steps: () => globalThis.vmringSteps,
   close: () => peer.close(),

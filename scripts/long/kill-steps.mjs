@@ -11,6 +11,7 @@ import { total } from '../lib.mjs'
 import { now } from './kill-traffic.mjs'
 import {
   Household,
+  looksAround,
   machine,
   options,
   Progress,
@@ -26,6 +27,7 @@ const TOLD_MS = 2000
 const SLACK = 5 // a machine that does other work; what came later than two seconds is counted
 const LIFE_MS = 150_000 // a life with all its checks; what takes longer hangs, and that is a failure
 const SAID_MS = 500
+const REJOINED_MS = 30_000 // a daemon has to start first
 const ROLES = ['listener', 'connector']
 const STEP = /^(\s*)\/\/ @step (.+)$/gm
 
@@ -133,7 +135,7 @@ class Rig {
     const [ready, back] = [heard('ready'), heard('rejoined')]
     const ended = one.exited.then(() => Promise.reject(new Error('it has ended')))
     // nobody waits for a listener that is dead
-    ended.catch(() => this.survivor.ask('abandon', whose))
+    ended.catch(() => this.survivor.ask('abandon', whose)).catch(() => {}) // it may have ended too
     let steps = null
     try {
       await Promise.race([ready, ended])
@@ -160,7 +162,10 @@ class Rig {
     } catch (error) {
       if (!(await within(one.exited, 1000))) {
         // without a daemon nobody would say that it is dead
-        await within(back, 3000)
+        if (await one.ask('attached')) {
+          await within(back, REJOINED_MS)
+          await looksAround(this.survivor)
+        }
         one.kill()
         throw error
       }

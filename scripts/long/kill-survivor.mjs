@@ -68,6 +68,10 @@ tell = serve({
     while (open.size > 0 && now() < end) await sleep(5)
     return { left: open.size, over: over.splice(0) }
   },
+  /** Ends what is open, whatever the other side says. */
+  giveUp() {
+    for (const { channel } of open) channel.destroy()
+  },
   /** How many channels to victims have taken a message since the last question. */
   received: () => [...open].map(({ inbox }) => inbox.received),
   /** Ends two of the channels to that victim, one in each way, and moves the rest there and back. */

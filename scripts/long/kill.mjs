@@ -9,6 +9,7 @@ import { total } from '../lib.mjs'
 import { now } from './kill-traffic.mjs'
 import {
   Household,
+  looksAround,
   machine,
   options,
   Progress,
@@ -179,6 +180,7 @@ class Yard {
       fail(number, 'not everybody joined the new daemon')
     else if (now() - start > TOLD_MS) state.late++
     state.rejoined.push(now() - start)
+    await looksAround(this.survivor)
   }
 
   /** Six die, each at a moment of its own, and everything is as it was. */
@@ -202,10 +204,15 @@ class Yard {
     await Promise.all(lives)
     const dead = now()
     const { left, over } = await this.survivor.ask('settled', 5000)
-    if (left > 0) fail(number, `${left} channels to processes that are dead are still open after 5 s`)
+    if (left > 0) {
+      fail(number, `${left} channels to processes that are dead are still open after 5 s`)
+      await this.survivor.ask('giveUp') // those to come are judged by themselves
+    }
     for (const one of over)
       this.judge(one, number, one.whose === null ? null : crowd[one.whose - first], dead)
-    if (withDaemon) {
+    if (left > 0) {
+      this.base = await this.settledMemory(-1)
+    } else if (withDaemon) {
       // the witness's channels are in the former region: they go on there, and then move house
       const seen = await this.survivor.ask('seen')
       if (seen.got === 0 || seen.wrong > 0)

@@ -244,6 +244,17 @@ export class Worker {
   }
 }
 
+/**
+ * Returns when a process of kill-survivor has seen who is in the region now. Who dies there before anybody has seen it has died
+ * without a daemon, as far as the others can know: its channels stay stalled (docs/design.md).
+ */
+export async function looksAround(worker) {
+  for (let turn = 0; turn < 3; turn++) {
+    await sleep(100)
+    await worker.ask('peers')
+  }
+}
+
 /** In the worker: answers with these functions. What nobody handles is told, and ends the process. */
 export function serve(functions) {
   const tell = (note) => process.connected && process.send({ note })
