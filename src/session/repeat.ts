@@ -14,8 +14,10 @@ export interface Timing {
   /** how long a better path must have been good before a channel returns to it, ms: at first, and at most */
   returnAfter: number
   returnMax: number
-  /** how long connect() waits for the service lists of peers that are there, ms */
+  /** how long connect() waits for peers that live to tell their services, before it says that nobody listens, ms */
   helloLimit: number
+  /** how long listen() of a socket waits for the same, before it takes a name for free, ms */
+  introductionLimit: number
 }
 
 export const defaultTiming: Timing = {
@@ -27,7 +29,8 @@ export const defaultTiming: Timing = {
   stallLimit: 1000,
   returnAfter: 2000,
   returnMax: 60_000,
-  helloLimit: 1000,
+  helloLimit: 5000, // a live process may be in the middle of something, or on a slow machine
+  introductionLimit: 1000,
 }
 
 export class Repeat {

@@ -166,6 +166,7 @@ export const fastTiming: Timing = {
   moveLimit: 1000 * SLOW,
   pathGrace: 400 * SLOW,
   helloLimit: 1000 * SLOW,
+  introductionLimit: 1000 * SLOW,
   stallLimit: 200 * SLOW,
   returnAfter: 200 * SLOW,
   returnMax: 2000 * SLOW,
