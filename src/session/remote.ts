@@ -16,6 +16,8 @@ export class Remote {
   readonly sessions = new Set<Session>()
   /** when it last told all its services, by performance.now(); 0: not yet */
   toldAt = 0
+  /** when it last accepted or refused a channel, by performance.now() */
+  answeredAt = 0
   /** 'cid:3' or 'uid:1000' by the relay's word; once known it cannot change */
   origin: string | null = null
   /** a path to it is being made */

@@ -3,8 +3,9 @@ export interface Timing {
   /** first and longest interval between two sendings of an unanswered frame, ms */
   retryFirst: number
   retryMax: number
-  /** how long an OPEN may go unanswered on one path, ms */
+  /** how long an OPEN may go unanswered on one path, ms: while none is answered, and at most */
   openLimit: number
+  openMax: number
   /** how long a MOVE may go unanswered before another path is tried, ms */
   moveLimit: number
   /** how long a channel without any path waits for a new one, ms */
@@ -24,6 +25,7 @@ export const defaultTiming: Timing = {
   retryFirst: 100,
   retryMax: 1000,
   openLimit: 10_000,
+  openMax: 60_000,
   moveLimit: 3000,
   pathGrace: 5000,
   stallLimit: 1000,

@@ -45,3 +45,21 @@ test('one that does not answer for longer is named', async () => {
   listener.signal('SIGKILL')
   await peer.close()
 })
+
+test('a hundred connections to a slow listener: they wait for their turn, longer than one may go unanswered', async () => {
+  const { region } = await startDaemon()
+  const listener = await remote<State>()
+  await listener.run(async ({ vmring, state }, at) => {
+    state.peer = await vmring.attach({ region: at })
+    const server = await state.peer.listen('orders')
+    server.on('channel', () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 125))
+  }, region)
+  const peer = await attach({ region })
+  const began = performance.now()
+  const channels = await Promise.all(
+    Array.from({ length: 100 }, () => peer.connect('orders', { ringSize: 4096 })),
+  )
+  expect(performance.now() - began).toBeGreaterThan(10_000)
+  expect(new Set(channels.map(({ path }) => path))).toEqual(new Set(['shm']))
+  await peer.close()
+}, 90_000)

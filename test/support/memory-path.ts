@@ -163,6 +163,7 @@ export const fastTiming: Timing = {
   retryFirst: 4 * SLOW,
   retryMax: 40 * SLOW,
   openLimit: 2000 * SLOW,
+  openMax: 2000 * SLOW,
   moveLimit: 1000 * SLOW,
   pathGrace: 400 * SLOW,
   helloLimit: 1000 * SLOW,
