@@ -12,7 +12,8 @@ test('what waits for room in the control ring is not put behind itself when it i
     return true
   }
   const network = { peer: { sendControl } } as unknown as ShmNetwork
-  const path = new ShmPath(network, { uuid: new Uint8Array(16), incarnation: 1, section: 1, stalled: false })
+  const remote = { uuid: new Uint8Array(16), incarnation: 1, section: 1, stalled: false, peerId: 1, pid: 1 }
+  const path = new ShmPath(network, remote)
   const [first, second] = [Uint8Array.of(1), Uint8Array.of(2)]
   for (let i = 0; i < 3; i++) for (const frame of [first, second]) path.send(frame)
   room = 1

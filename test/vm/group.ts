@@ -69,7 +69,8 @@ export class Group implements AsyncDisposable {
   }
 
   #machine(name: string): GuestOptions {
-    return { ...this.#options.machine, name, devices: this.#devices }
+    // twenty times what it takes where nothing else runs
+    return { bootTimeout: 240_000, ...this.#options.machine, name, devices: this.#devices }
   }
 
   async #join(guest: Guest): Promise<void> {
