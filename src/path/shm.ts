@@ -182,11 +182,14 @@ export class ShmPath implements Path {
     return share <= smallest ? smallest : 2 ** Math.floor(Math.log2(share))
   }
 
-  /** A frame that finds the control ring full waits here; beyond a bound it is lost, and the session repeats it. */
+  /**
+   * A frame that finds the control ring full waits here; beyond a bound it is lost, and the session repeats it. What is repeated
+   * while it still waits would only keep others waiting: a hundred channels opened at once fill the ring ten times.
+   */
   send(frame: Uint8Array): void {
     if (this.lost) return
     if (this.#queue.length === 0 && this.network.peer.sendControl(this.remote.section, frame)) return
-    if (this.#queue.length < MAX_QUEUED_FRAMES) this.#queue.push(frame)
+    if (this.#queue.length < MAX_QUEUED_FRAMES && !this.#queue.includes(frame)) this.#queue.push(frame)
     this.#timer ??= setTimeout(() => this.#retry(), this.#interval).unref()
   }
 

@@ -21,7 +21,7 @@ export async function connectService(
   const helloDeadline = performance.now() + hub.timing.helloLimit
   const attempts: string[] = []
   let lastError: Error | null = null
-  let asked = false
+  let asked = 0
   let dialled = false
   for (;;) {
     signal?.throwIfAborted()
@@ -33,14 +33,14 @@ export async function connectService(
       lastError = outcome.error ?? lastError
     }
     const untold = helloDeadline - performance.now()
-    if (untold > 0 && someUntold(hub)) {
+    if (untold > 0 && untellers(hub, asked).length > 0) {
       await hub.change(untold, signal)
       continue
     }
     // Who has just begun to listen has said so, but perhaps it has not come here yet: nobody is refused on old news.
-    if (!asked) {
-      asked = true
-      for (const remote of hub.remotes.values()) remote.ask()
+    if (asked === 0) {
+      asked = performance.now()
+      for (const remote of hub.remotes.values()) remote.greet()
       continue
     }
     if (!dialled && mayDial(hub, options)) {
@@ -59,23 +59,29 @@ export async function connectService(
     await hub.change(Math.min(left, ASK_AGAIN_MS), signal)
     for (const remote of hub.remotes.values()) remote.greet()
   }
+  for (const { section } of untellers(hub, asked)) {
+    const patience = hub.timing.helloLimit / 1000
+    attempts.push(
+      `the process in section ${section} lives, but has not said within ${patience} s what it listens under`,
+    )
+  }
   if (lastError !== null && (lastError as VmringError).code !== 'ECONNREFUSED') throw lastError
   throw connectionRefused(service, [...new Set(attempts)].slice(-ATTEMPTS_TOLD))
 }
 
 /** Resolves once everybody who is there has told what he listens under; at the latest after the time that HELLO may take. */
 export async function introductions(hub: SessionHub): Promise<void> {
-  const deadline = performance.now() + hub.timing.helloLimit
+  const deadline = performance.now() + hub.timing.introductionLimit
   for (;;) {
     const left = deadline - performance.now()
-    if (hub.closed || left <= 0 || !someUntold(hub)) return
+    if (hub.closed || left <= 0 || untellers(hub, 0).length === 0) return
     await hub.change(left)
   }
 }
 
-/** Is there somebody who has not told yet what he listens under, and may still do so? */
-function someUntold({ remotes }: SessionHub): boolean {
-  return [...remotes.values()].some((remote) => !remote.known && !remote.stalled)
+/** Those who have not told since then what they listen under, and may still do so. */
+function untellers({ remotes }: SessionHub, since: number): Remote[] {
+  return [...remotes.values()].filter(({ known, toldAt, stalled }) => !stalled && (!known || toldAt < since))
 }
 
 function mayDial({ dialer }: SessionHub, { paths }: ConnectOptions): boolean {

@@ -130,16 +130,27 @@ async function attempt(
         const details = error as (VmringError & { capacity?: number }) | null
         resolve(error === null ? null : { error, reason, capacity: details?.capacity })
       }
-      timer = setTimeout(() => {
-        const { openLimit } = hub.timing
+      const started = performance.now()
+      // Where others are answered this one is in a queue, behind a slow listener.
+      const look = (): void => {
+        const now = performance.now()
+        const { openLimit, openMax } = hub.timing
+        const until = Math.min(Math.max(started, remote.answeredAt) + openLimit, started + openMax)
+        if (now < until) {
+          timer = setTimeout(look, until - now)
+          return
+        }
+        const waited = Math.round(now - started)
         session.destroy(
-          new VmringError('ERR_VMRING_TIMEOUT', `no answer on path ${path.name} within ${openLimit} ms`),
+          new VmringError('ERR_VMRING_TIMEOUT', `no answer on path ${path.name} within ${waited} ms`),
         )
-      }, hub.timing.openLimit)
+      }
+      look()
       signal?.addEventListener('abort', onAbort)
       session.opening.start(() => path.send(frame))
       // @step open: OPEN said
     })
+    if (failure === null || failure.reason !== 0) remote.answeredAt = performance.now()
     if (failure === null) return session
     signal?.throwIfAborted()
     return failure

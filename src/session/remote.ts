@@ -14,8 +14,10 @@ export class Remote {
   readonly outlived = new Set<Path>()
   readonly services = new Set<string>()
   readonly sessions = new Set<Session>()
-  /** true once it has told all its services, since it was last asked */
-  known = false
+  /** when it last told all its services, by performance.now(); 0: not yet */
+  toldAt = 0
+  /** when it last accepted or refused a channel, by performance.now() */
+  answeredAt = 0
   /** 'cid:3' or 'uid:1000' by the relay's word; once known it cannot change */
   origin: string | null = null
   /** a path to it is being made */
@@ -27,6 +29,10 @@ export class Remote {
     this.ref = ref
     this.key = key
     this.#hello = new Repeat(timing)
+  }
+
+  get known(): boolean {
+    return this.toldAt > 0
   }
 
   get stalled(): boolean {
@@ -75,12 +81,6 @@ export class Remote {
     this.#hello.start(() => this.send(encodeFrame({ type: FrameType.HELLO })))
   }
 
-  /** Asks for the services anew. */
-  ask(): void {
-    this.known = false
-    this.greet()
-  }
-
   /** True when the set of services may have changed. */
   onHelloAck(frame: Frame): boolean {
     const { part, services } = frame
@@ -94,7 +94,7 @@ export class Remote {
     this.services.clear()
     for (const names of this.#parts.names) for (const name of names!) this.#add(name)
     this.#parts = null
-    this.known = true
+    this.toldAt = performance.now()
     this.#hello.stop()
     return true
   }

@@ -3,8 +3,9 @@ export interface Timing {
   /** first and longest interval between two sendings of an unanswered frame, ms */
   retryFirst: number
   retryMax: number
-  /** how long an OPEN may go unanswered on one path, ms */
+  /** how long an OPEN may go unanswered on one path, ms: while none is answered, and at most */
   openLimit: number
+  openMax: number
   /** how long a MOVE may go unanswered before another path is tried, ms */
   moveLimit: number
   /** how long a channel without any path waits for a new one, ms: a DIAL that the other side answers late is within it */
@@ -14,20 +15,24 @@ export interface Timing {
   /** how long a better path must have been good before a channel returns to it, ms: at first, and at most */
   returnAfter: number
   returnMax: number
-  /** how long connect() waits for the service lists of peers that are there, ms */
+  /** how long connect() waits for peers that live to tell their services, before it says that nobody listens, ms */
   helloLimit: number
+  /** how long listen() of a socket waits for the same, before it takes a name for free, ms */
+  introductionLimit: number
 }
 
 export const defaultTiming: Timing = {
   retryFirst: 100,
   retryMax: 1000,
   openLimit: 10_000,
+  openMax: 60_000,
   moveLimit: 3000,
   pathGrace: 15_000,
   stallLimit: 1000,
   returnAfter: 2000,
   returnMax: 60_000,
-  helloLimit: 1000,
+  helloLimit: 5000, // a live process may be in the middle of something, or on a slow machine
+  introductionLimit: 1000,
 }
 
 export class Repeat {

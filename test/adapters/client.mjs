@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 const [name, at] = process.argv.slice(2)
 const { open } = await import(`./libraries/${name}.mjs`)
-const tell = (line) => console.log(JSON.stringify(line))
+const tell = (line) => console.log(JSON.stringify({ ...line, ms: Math.round(performance.now()) }))
 const hash = (bytes) => createHash('sha256').update(bytes).digest('hex')
 
 async function echoes(connection, bytes) {

@@ -1,35 +1,24 @@
 // `vmring bench` between two guests: what the engineer does who measures. The processor is emulated, and the report says so.
-import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import type { Report } from '../../src/cli/bench/report.js'
-import { Bed, type Guest } from '../../src/vm/index.js'
-import { cli, Daemon, devices, setDriver } from './ring.js'
+import type { Guest } from '../../src/vm/index.js'
+import { Group } from './group.js'
+import { cli } from './ring.js'
 
 const LIMIT_MS = 400_000
 
-let bed: Bed
-let daemon: Daemon
+let group: Group
 let a: Guest
 let b: Guest
 let region: string
 
 beforeAll(async () => {
-  bed = await Bed.open()
-  daemon = await Daemon.start(join(bed.folder, 'host'), '--size', '64M', '--sections', '8')
-  const guest = (name: string) => ({
-    name,
-    devices: [{ kind: 'doorbell' as const, id: 'iv0', socket: daemon.socket }],
-  })
-  ;[a, b] = (await bed.bootAll([guest('a'), guest('b')])) as [Guest, Guest]
-  const { address } = (await devices(a))[0]!
-  region = `pci:${address}`
-  await Promise.all([a, b].map((one) => setDriver(one, address, 'vfio-pci')))
+  group = await Group.boot({ guests: ['a', 'b'], host: ['--size', '64M', '--sections', '8'] })
+  ;[a, b] = group.guests as [Guest, Guest]
+  region = group.regions[0]!
 }, 300_000)
 
-afterAll(async () => {
-  await bed?.close()
-  await daemon?.[Symbol.asyncDispose]()
-}, 30_000)
+afterAll(() => group?.[Symbol.asyncDispose](), 30_000)
 
 const short = ['--duration', '1', '--warmup', '0.5', '--runs', '1']
 

@@ -1,6 +1,6 @@
 import http from 'node:http'
 import { connect, createServer } from 'vmring/net'
-import { echo, httpClient, patient } from './shared.mjs'
+import { echo, httpClient, patient, target } from './shared.mjs'
 
 export function serve(at) {
   const web = http.createServer(patient, echo)
@@ -9,6 +9,6 @@ export function serve(at) {
 
 export function open(at) {
   const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
-  agent.createConnection = () => connect(at)
+  agent.createConnection = () => connect(target(at))
   return httpClient(agent)
 }

@@ -8,6 +8,10 @@ const pem = (name) => readFileSync(join(process.env.CERTIFICATES, name))
 export const identity = () => ({ key: pem('key.pem'), cert: pem('cert.pem') })
 export const trust = () => ({ ca: pem('cert.pem'), servername: 'web' })
 
+/** The address as connect() takes it; PATIENCE is how many ms to wait for a server and its answers, if not as usual. */
+export const patience = process.env.PATIENCE === undefined ? null : Number(process.env.PATIENCE)
+export const target = (path) => (patience === null ? path : { path, wait: patience })
+
 /** For servers: a busy machine may leave a connection alone for long. */
 export const patient = { keepAliveTimeout: 120_000 }
 

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import http from 'node:http'
 import { connect, createServer } from 'vmring/net'
 import { WebSocket, WebSocketServer } from 'ws'
+import { target } from './shared.mjs'
 
 export function serve(at) {
   const web = http.createServer()
@@ -12,7 +13,7 @@ export function serve(at) {
 }
 
 export async function open(at) {
-  const socket = new WebSocket('ws://web', { createConnection: () => connect(at) })
+  const socket = new WebSocket('ws://web', { createConnection: () => connect(target(at)) })
   await once(socket, 'open')
   const ask = async (message) => {
     const answer = once(socket, 'message')
