@@ -32,19 +32,23 @@ const runs = {
       const { nativeTargets, scriptTargets } = await import('./long/fuzz-targets.mjs')
       const parsers = [...nativeTargets, ...scriptTargets].filter((target) => target !== 'core')
       return [
-        [script('fuzz'), '--operations', '1e9'],
+        // in parts, so that an interruption loses only one; each has a seed of its own
+        ...Array.from({ length: 10 }, () => [script('fuzz'), '--operations', '1e8']),
         ...parsers.map((target) => [script('fuzz'), '--seconds', each, '--target', target]),
       ]
     },
   },
   torn: {
     about: 'payloads that change while they are decoded, a hundred million times',
-    units: () => [[script('torn')]],
+    units: () => Array.from({ length: 10 }, () => [script('torn'), '--attempts', '1e7']),
   },
   kill: {
     about: '10,000 processes killed at random moments, and one at every labelled step',
     draws: true,
-    units: () => [[script('kill-steps')], [script('kill'), '--kills', '10000', ...own('kill')]],
+    units: () => [
+      [script('kill-steps'), '--json', results('kill-steps', 'json')],
+      [script('kill'), '--kills', '10000', ...own('kill')],
+    ],
   },
   soak: {
     about: 'two hours of slow traffic of all kinds with positions that wrap',
@@ -90,7 +94,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.on(signal, () => {
     interrupted = true
     end('SIGINT')
-    setTimeout(() => end('SIGKILL'), 20_000).unref()
+    setTimeout(() => end('SIGKILL'), 10_000).unref()
   })
 }
 process.on('exit', () => end('SIGKILL'))

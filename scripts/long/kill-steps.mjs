@@ -1,31 +1,62 @@
 // SIGKILL at every single labelled step. A step is a comment in the sources, `// @step NAME`: it costs nothing in what ships,
 // and is a call in the copy of dist that runs here. Every step is reached, or this fails; at every step a process dies (the
 // daemon for its own), and the survivor must be told, keep what it had, have its memory back and serve the next.
-//   node scripts/long/kill-steps.mjs [--only WORD]          Last line: N passed, M failed.
+//   node scripts/long/kill-steps.mjs [--only WORD] [--json FILE]          Last line: N passed, M failed.
+// An interrupted run goes on where it was when it is called again.
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { askHost } from '../../dist/host/admin-client.js'
 import { filesUnder } from '../fresh.mjs'
 import { total } from '../lib.mjs'
 import { now } from './kill-traffic.mjs'
-import { Household, options, root, say, sleep } from './lib.mjs'
+import {
+  Household,
+  machine,
+  options,
+  Progress,
+  quantile,
+  root,
+  saveJson,
+  say,
+  sleep,
+  within,
+} from './lib.mjs'
 
-const TOLD_MS = 2000 * 5 // five times what is promised: the machine does other work
-const { only } = options('node scripts/long/kill-steps.mjs', {
-  only: ['', 'steps whose name contains this word'],
-})
+const TOLD_MS = 2000
+const SLACK = 5 // a machine that does other work; what came later than two seconds is counted
+const LIFE_MS = 150_000 // a life with all its checks; what takes longer hangs, and that is a failure
+const SAID_MS = 500
+const ROLES = ['listener', 'connector']
 const STEP = /^(\s*)\/\/ @step (.+)$/gm
+
+const { only, json } = options('node scripts/long/kill-steps.mjs', {
+  only: ['', 'steps whose name contains this word'],
+  json: ['', 'file for the figures'],
+})
+const made = machine()
+const progress = new Progress('kill-steps', { only, commit: made.commit })
+/** lives: key → what was wrong, '' when nothing was. reached: whose whole life came by where, how often. */
+const state = progress.load() ?? {
+  lives: {},
+  reached: {},
+  told: [],
+  freed: [],
+  joined: [],
+  pauses: [],
+  seconds: 0,
+}
+const before = state.seconds
+const began = now()
 const household = new Household()
-const results = []
 let names = 1
 
 /** dist with its steps as calls, and what it needs around it. */
 function instrumented() {
-  const copy = join(household.folder, 'steps')
-  mkdirSync(copy)
-  cpSync(join(root, 'dist'), join(copy, 'dist'), { recursive: true })
-  cpSync(join(root, 'package.json'), join(copy, 'package.json'))
-  symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'))
+  const folder = join(household.folder, 'steps')
+  mkdirSync(folder)
+  cpSync(join(root, 'dist'), join(folder, 'dist'), { recursive: true })
+  cpSync(join(root, 'package.json'), join(folder, 'package.json'))
+  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
   process.env.VMRING_ADDON ??= join(root, 'build/Release/vmring.node')
   const found = new Set()
   for (const file of filesUnder('dist').filter((one) => one.endsWith('.js'))) {
@@ -34,29 +65,49 @@ function instrumented() {
       found.add(name)
       return `${indent}globalThis.vmringStep?.(${JSON.stringify(name)});`
     })
-    if (calls !== text) writeFileSync(join(copy, file), calls)
+    if (calls !== text) writeFileSync(join(folder, file), calls)
   }
-  const labels = filesUnder('src').flatMap((file) =>
+  const all = filesUnder('src').flatMap((file) =>
     [...readFileSync(join(root, file), 'utf8').matchAll(STEP)].map(([, , name]) => name),
   )
-  for (const name of labels)
-    if (!found.has(name)) fail(`step '${name}' of the sources is not in dist: build first`)
-  if (new Set(labels).size !== labels.length) fail('two steps have the same name')
-  return { copy, labels }
+  const missing = all.find((name) => !found.has(name))
+  if (missing !== undefined) throw new Error(`step '${missing}' of the sources is not in dist: build first`)
+  if (new Set(all).size !== all.length) throw new Error('two steps have the same name')
+  return { copy: folder, labels: all }
 }
 
-function fail(text) {
-  results.push({ passed: 0, failed: 1 })
-  say(`steps: FAILED ${text}`)
+/** One life and its checks, unless that was done before. `work`: what was wrong, a list. True unless it threw. */
+async function check(key, work) {
+  if (household.interrupted || state.lives[key] !== undefined) return true
+  let whole = true
+  let wrong
+  try {
+    wrong = (await within(work(), LIFE_MS)) ?? [`no end within ${LIFE_MS / 1000} s`]
+    whole = wrong.length === 0
+  } catch (error) {
+    wrong = [error.message]
+    whole = false
+  }
+  if (household.interrupted) return true // what was cut short is done again
+  state.lives[key] = [...new Set(wrong)].join('; ')
+  state.seconds = before + (now() - began) / 1000
+  progress.save(state)
+  if (state.lives[key] !== '') say(`steps: FAILED ${key}: ${state.lives[key]}`)
+  const count = Object.keys(state.lives).length
+  if (count % 10 === 0) say(`steps: ${count} lives, ${state.seconds.toFixed(0)} s; last: ${key}`)
+  return whole
 }
-
-const within = (promise, ms) => Promise.race([promise, sleep(ms).then(() => undefined)])
 
 /** A daemon, the survivor and the witness, who talk. */
 class Rig {
-  async start(daemonEnv) {
+  constructor(name) {
+    this.name = name
     this.args = ['--size', '64M', '--sections', '8']
-    this.daemon = await household.daemon(this.args, false, daemonEnv && { copy, env: daemonEnv })
+  }
+
+  async start(daemonEnv) {
+    const program = daemonEnv && { copy, env: daemonEnv }
+    this.daemon = await household.daemon(this.args, false, program, this.name)
     const { region, relay } = this.daemon
     this.survivor = household.worker('kill-survivor.mjs')
     this.witness = household.worker('kill-survivor.mjs')
@@ -72,19 +123,31 @@ class Rig {
   async life(role, step, { rejoin = false } = {}) {
     const whose = ++names
     const { region, relay, socket } = this.daemon
-    const env = step === undefined ? {} : { VMRING_STEP: step.join('\t') }
+    const diary = join(household.folder, `died-${whose}`)
+    const env = step === undefined ? {} : { VMRING_STEP: step.join('\t'), VMRING_STEP_AT: diary }
     const one = household.worker('kill-life.mjs', { args: [join(copy, 'dist/index.js')], preload: true, env })
-    const back = new Promise((resolve) => {
-      one.onNote = (note) => note === 'rejoined' && resolve(true)
-    })
+    const heard = (word) =>
+      new Promise((resolve) => {
+        one.child.on('message', ({ note }) => note === word && resolve(true))
+      })
+    const [ready, back] = [heard('ready'), heard('rejoined')]
+    const ended = one.exited.then(() => Promise.reject(new Error('it has ended')))
+    // nobody waits for a listener that is dead
+    ended.catch(() => this.survivor.ask('abandon', whose))
     let steps = null
     try {
-      const reached = role === 'listener' ? this.survivor.ask('reach', whose, 5) : null
-      const uuid = await one.ask('open', role, region, relay, whose)
-      await reached
+      await Promise.race([ready, ended])
+      const opened = one.ask('open', role, region, relay, whose)
+      if (role === 'listener') {
+        const refused = await this.survivor.ask('reach', whose, 5)
+        // who has died says so itself, below; who lives waits for channels that do not come
+        if (refused.length > 0 && !(await within(one.exited, 1000)))
+          throw new Error(`the survivor cannot connect: ${refused}`)
+      }
+      const uuid = await opened
       if (rejoin) {
         await this.restart()
-        await back
+        await Promise.race([back, ended]) // it may die on the way there, and then says nothing any more
         await one.ask('closeAll')
         await sleep(3500) // a former region is left when it has been unused for two looks
       } else {
@@ -95,145 +158,227 @@ class Rig {
       await one.ask('close')
       steps = await one.ask('steps')
     } catch (error) {
-      if (one.child.signalCode === null && !(await within(one.exited, 1000))) {
+      if (!(await within(one.exited, 1000))) {
         // without a daemon nobody would say that it is dead
         await within(back, 3000)
         one.kill()
         throw error
       }
     }
-    one.endedAt = now()
+    const endedAt = existsSync(diary) ? Number(readFileSync(diary)) : now()
     one.kill()
     await one.exited
-    return { steps, endedAt: one.endedAt }
+    return { steps, endedAt }
+  }
+
+  async killDaemon() {
+    const { child } = this.daemon
+    if (child.exitCode !== null || child.signalCode !== null) return
+    const gone = new Promise((resolve) => child.once('exit', resolve))
+    child.kill('SIGKILL')
+    await gone
   }
 
   async restart() {
-    this.daemon.child.kill('SIGKILL')
+    await this.killDaemon()
     const back = [this.survivor, this.witness].map((one) => new Promise((resolve) => (one.onNote = resolve)))
-    this.daemon = await household.daemon(this.args, false)
+    this.daemon = await household.daemon(this.args, false, undefined, this.name)
     const start = now()
-    if (!(await within(Promise.all(back), 10_000))) throw new Error('not everybody joined the new daemon')
-    if (now() - start > TOLD_MS) throw new Error(`joining took ${now() - start} ms`)
+    if (!(await within(Promise.all(back), TOLD_MS * SLACK)))
+      throw new Error('not everybody joined the new daemon')
+    state.joined.push(now() - start)
   }
 
-  /** What must be true when nobody but survivor and witness is left. */
-  async verify(what, endedAt, memory = true) {
+  /** What is not as it must be when nobody but survivor and witness is left. */
+  async verify(endedAt, memory = true) {
     const bad = []
     const { left, over } = await this.survivor.ask('settled', 5000)
     if (left > 0) bad.push(`${left} channels are open`)
     for (const { wrong, at, code } of over) {
       if (wrong > 0) bad.push('messages came wrong')
       if (code !== null && !/^ERR_VMRING_/.test(code)) bad.push(`ended with ${code}`)
-      if (at > endedAt + 5 && code !== 'ERR_VMRING_PEER_GONE') bad.push(`told by ${code}`)
-      if (at - endedAt > TOLD_MS) bad.push(`told after ${at - endedAt} ms`)
+      // what it had still said comes first
+      if (at > endedAt + SAID_MS && code !== 'ERR_VMRING_PEER_GONE') bad.push(`told by ${code}`)
+      if (at - endedAt > TOLD_MS * SLACK) bad.push(`told after ${at - endedAt} ms`)
+      if (at > endedAt) state.told.push(at - endedAt)
     }
+    const start = now()
     let free = 0
     for (let i = 0; i < 200 && memory && free !== this.base; i++) {
       free = await this.survivor.ask('free')
       if (free !== this.base) await sleep(20)
     }
     if (memory && free !== this.base) bad.push(`${this.base - free} bytes of the section are not free`)
+    if (memory) state.freed.push(now() - start)
     const seen = await this.survivor.ask('seen')
     if (seen.wrong > 0 || seen.failures.length > 0 || seen.got === 0)
       bad.push(`the witness: ${JSON.stringify(seen)}`)
-    if (bad.length > 0) fail(`${what}: ${[...new Set(bad)].join('; ')}`)
-    else results.push({ passed: 1, failed: 0 })
+    state.pauses.push(seen.longest)
+    return bad
   }
 
-  end() {
-    for (const { child } of [this.survivor, this.witness, this.daemon]) child.kill('SIGKILL')
+  async end() {
+    const workers = [this.survivor, this.witness].filter((one) => one !== undefined)
+    for (const one of workers) one.kill()
+    await Promise.all(workers.map((one) => one.exited))
+    if (this.daemon !== undefined) await this.killDaemon()
   }
+}
+
+/** What `work` makes of a rig of its own, which ends in any case. */
+async function inWorld(name, work, daemonEnv) {
+  const world = new Rig(name)
+  try {
+    await world.start(daemonEnv)
+    return await within(work(world), LIFE_MS - 5000)
+  } finally {
+    await world.end()
+  }
+}
+
+/** All deaths in one role. What went wrong once may spoil the rest: then it goes on with another rig. */
+async function deathsOf(role, wanted) {
+  let rig = null
+  const check1 = async (key, work) => {
+    const ready = async () => {
+      rig ??= await new Rig(role).start()
+      return work()
+    }
+    if (await check(key, ready)) return
+    await rig?.end()
+    rig = null
+  }
+  // the first life is whole, and shows who comes by where
+  await check1(`a whole life of a ${role}`, async () => {
+    const { steps, endedAt } = await rig.life(role)
+    if (steps === null) return ['it ended too early']
+    state.reached[role] = steps
+    return rig.verify(endedAt)
+  })
+  const reached = state.reached[role] ?? {}
+  for (const name of wanted.filter((one) => reached[one] !== undefined)) {
+    for (const visit of new Set([1, Math.ceil(reached[name] / 2)])) {
+      await check1(`a ${role} that dies at '${name}', visit ${visit}`, async () => {
+        const { steps, endedAt } = await rig.life(role, [name, visit])
+        const bad = await rig.verify(endedAt)
+        // how often it comes by depends on the timing; the first visit always happens
+        return steps !== null && visit === 1 ? ['it did not die there', ...bad] : bad
+      })
+    }
+  }
+  await rig?.end()
+}
+
+/** Coming back to a daemon that was started again: each death in a world of its own. */
+async function deathsBetweenDaemons(wanted) {
+  for (const name of wanted.filter((one) => one.startsWith('rejoin: '))) {
+    await check(`dies at '${name}'`, () =>
+      inWorld('rejoin', async (world) => {
+        const { steps, endedAt } = await world.life('connector', [name, 1], { rejoin: true })
+        if (steps !== null) return ['it was not reached']
+        state.reached[name] = { [name]: 1 }
+        return world.verify(endedAt, false)
+      }),
+    )
+  }
+}
+
+/** The daemon's own steps: it dies when a third process comes, and is started again. */
+async function deathsOfDaemon(wanted) {
+  const steps = wanted.filter((name) => name.startsWith('daemon: '))
+  if (steps.length === 0) return
+  const file = join(household.folder, 'counts')
+  await check('a whole life beside a daemon', () =>
+    inWorld(
+      'daemon',
+      async (world) => {
+        const visits = async () => {
+          rmSync(file, { force: true })
+          world.daemon.child.kill('SIGUSR2')
+          while (!existsSync(file) || readFileSync(file).length === 0) await sleep(10)
+          return JSON.parse(readFileSync(file, 'utf8'))
+        }
+        state.beforeThird = await visits()
+        await world.life('connector')
+        await sleep(200)
+        state.reached.daemon = await visits()
+        return []
+      },
+      { VMRING_STEP_COUNTS: file },
+    ),
+  )
+  const reached = state.reached.daemon ?? {}
+  for (const name of steps.filter((one) => reached[one] !== undefined))
+    await check(`the daemon dies at '${name}'`, () => deathOfDaemon(name, state.beforeThird[name] ?? 0))
+}
+
+async function deathOfDaemon(name, visits) {
+  let world = null
+  try {
+    // how often it has come by before there are three depends on the timing
+    for (let visit = visits + 1; world === null && visit < visits + 4; visit++) {
+      const next = new Rig('daemon')
+      world = await next.start({ VMRING_STEP: `${name}\t${visit}` }).catch(() => null)
+      if (world === null) await next.end()
+    }
+    return world === null ? ['it dies too early'] : await within(restartedOnce(world), LIFE_MS - 15_000)
+  } finally {
+    await world?.end()
+  }
+}
+
+/** Somebody comes until the daemon has died of it; then another one comes to the next daemon. */
+async function restartedOnce(world) {
+  const { child } = world.daemon
+  const died = new Promise((resolve) => child.once('exit', () => resolve(true)))
+  let first = null
+  for (let tries = 0; tries < 3 && child.signalCode === null; tries++) {
+    first = world.life('connector').catch(() => null)
+    await Promise.race([died, first.then(() => sleep(200))])
+  }
+  const bad = (await within(died, 1000)) ? [] : ['it did not die']
+  await world.restart()
+  await first
+  const { steps, endedAt } = await world.life('listener')
+  if (steps === null) bad.push('the next life ended too early')
+  return [...bad, ...(await world.verify(endedAt, false))]
 }
 
 const { copy, labels } = instrumented()
 const wanted = labels.filter((name) => name.includes(only))
-const rig = await new Rig().start()
-const reached = {}
-
-// Everybody's first life is whole, and shows who comes by where.
-for (const role of ['listener', 'connector']) {
-  const { steps, endedAt } = await rig.life(role)
-  if (steps === null) throw new Error(`a whole life of a ${role} ended too early`)
-  reached[role] = steps
-  await rig.verify(`a whole life of a ${role}`, endedAt)
-}
-for (const role of ['listener', 'connector']) {
-  for (const name of wanted.filter((one) => reached[role][one] !== undefined && !household.interrupted)) {
-    const visits = new Set([1, Math.ceil(reached[role][name] / 2)])
-    for (const visit of visits) {
-      const { steps, endedAt } = await rig.life(role, [name, visit])
-      // how often it comes by depends on the timing; the first visit always happens
-      if (steps !== null && visit === 1) fail(`a ${role} did not die at '${name}'`)
-      await rig.verify(`a ${role} that dies at '${name}', visit ${visit}`, endedAt)
-    }
-  }
-}
-rig.end()
-
-// Coming back to a daemon that was started again: each death in a world of its own.
-const rejoining = wanted.filter((name) => name.startsWith('rejoin: '))
-for (const name of rejoining) {
-  if (household.interrupted) break
-  const world = await new Rig().start()
-  const { steps, endedAt } = await world.life('connector', [name, 1], { rejoin: true })
-  reached[name] = { [name]: 1 }
-  if (steps !== null) fail(`'${name}' was not reached`)
-  await world.verify(`dies at '${name}'`, endedAt, false)
-  world.end()
-}
-
-// The daemon's own steps: it dies when a third process comes, and is started again.
-const daemonSteps = wanted.filter((name) => name.startsWith('daemon: '))
-let before = {}
-if (daemonSteps.length > 0) {
-  const file = join(household.folder, 'counts')
-  const world = await new Rig().start({ VMRING_STEP_COUNTS: file })
-  const visits = async () => {
-    rmSync(file, { force: true })
-    world.daemon.child.kill('SIGUSR2')
-    while (!existsSync(file) || readFileSync(file).length === 0) await sleep(10)
-    return JSON.parse(readFileSync(file, 'utf8'))
-  }
-  before = await visits()
-  await world.life('connector')
-  await sleep(200)
-  reached.daemon = await visits()
-  world.end()
-}
-for (const name of daemonSteps) {
-  if (household.interrupted || reached.daemon[name] === undefined) continue
-  let world = null
-  // how often it has come by before there are three depends on the timing
-  for (let visit = (before[name] ?? 0) + 1; world === null && visit < (before[name] ?? 0) + 4; visit++)
-    world = await new Rig().start({ VMRING_STEP: `${name}\t${visit}` }).catch(() => null)
-  if (world === null) {
-    fail(`the daemon dies at '${name}' too early`)
-    continue
-  }
-  const died = new Promise((resolve) => world.daemon.child.once('exit', () => resolve(true)))
-  let first = null
-  for (let tries = 0; tries < 3 && world.daemon.child.signalCode === null; tries++) {
-    first = world.life('connector').catch(() => null)
-    await Promise.race([died, first.then(() => sleep(200))])
-  }
-  if (!(await within(died, 1000))) fail(`the daemon did not die at '${name}'`)
-  try {
-    await world.restart()
-    await first
-    const { steps, endedAt } = await world.life('listener')
-    if (steps === null) fail(`after '${name}' the next life ended too early`)
-    await world.verify(`the daemon dies at '${name}'`, endedAt, false)
-  } catch (error) {
-    fail(`the daemon dies at '${name}': ${error.message}`)
-  }
-  world.end()
-}
-
-const everywhere = new Set(Object.values(reached).flatMap((steps) => Object.keys(steps)))
-for (const name of wanted)
-  if (!everywhere.has(name) && !household.interrupted) fail(`step '${name}' was never reached`)
-say(`steps: ${wanted.length} steps, ${results.length} lives`)
+if (Object.keys(state.lives).length > 0) say(`steps: goes on after ${Object.keys(state.lives).length} lives`)
+await Promise.all(ROLES.map((role) => deathsOf(role, wanted)))
+await deathsBetweenDaemons(wanted)
+await deathsOfDaemon(wanted)
 await household.close()
-total(results)
+if (household.interrupted) {
+  say('steps: interrupted; call again to go on')
+  process.exit(130)
+}
+
+const everywhere = new Set(Object.values(state.reached).flatMap((steps) => Object.keys(steps)))
+for (const name of wanted.filter((one) => !everywhere.has(one))) {
+  state.lives[`step '${name}'`] = 'it was never reached'
+  say(`steps: FAILED step '${name}' was never reached`)
+}
+const spread = (numbers) => ({
+  p50: quantile(numbers, 0.5),
+  most: Math.max(0, ...numbers),
+  late: numbers.filter((ms) => ms > TOLD_MS).length,
+  count: numbers.length,
+})
+const { lives, reached, told, freed, joined, pauses, seconds } = state
+const figures = {
+  ...made,
+  seconds,
+  steps: wanted.length,
+  told: spread(told),
+  freed: spread(freed),
+  joined: spread(joined),
+  pauses: spread(pauses),
+}
+if (json !== '') saveJson(json, { ...figures, lives, reached })
+say(`steps: ${JSON.stringify(figures)}`)
+progress.finished()
+total(Object.values(lives).map((wrong) => ({ passed: wrong === '' ? 1 : 0, failed: wrong === '' ? 0 : 1 })))
 process.exit()

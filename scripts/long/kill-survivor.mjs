@@ -8,6 +8,7 @@ let peer
 let tell = () => {}
 const open = new Set()
 const over = []
+const reaching = new Map()
 const witness = { sent: 0, got: 0, wrong: 0, longest: 0, last: 0, failures: [] }
 
 /** Takes all that comes and answers each message with one of its own. */
@@ -46,16 +47,21 @@ tell = serve({
   /** To a victim that listens: three channels; what was refused, and with which code. */
   async reach(whose, channels = 3) {
     const refused = []
+    const waiting = new AbortController()
+    reaching.set(whose, waiting)
     for (let i = 0; i < channels; i++) {
       try {
-        attend(await peer.connect(`victim-${whose}`, { wait: 8000 }), whose)
+        attend(await peer.connect(`victim-${whose}`, { wait: 30_000, signal: waiting.signal }), whose)
       } catch (error) {
-        refused.push(error.code ?? error.message)
+        refused.push(waiting.signal.aborted ? 'abandoned' : (error.code ?? error.message))
         break
       }
     }
+    reaching.delete(whose)
     return refused
   },
+  /** That victim is dead: whoever waits until it listens waits in vain. */
+  abandon: (whose) => reaching.get(whose)?.abort(),
   /** When nothing is left of those who are gone: what became of each channel. */
   async settled(limit) {
     const end = now() + limit

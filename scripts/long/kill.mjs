@@ -18,24 +18,28 @@ import {
   saveJson,
   say,
   sleep,
+  within,
 } from './lib.mjs'
 import { plot } from './plot.mjs'
 
 const TOLD_MS = 2000
 const SLACK = 5 // a machine that does other work; what came later than two seconds is counted
-const CROWD = 6 // victims at a time
+const CROWD = 6 // victims at a time in one region
+const GOING_MS = 20_000 // until a victim has opened its channels and has had an answer on each
+const AHEAD = 8 // processes that have started and wait for their turn
 
-const { kills, seed, every, json, svg } = options('node scripts/long/kill.mjs', {
+const { kills, seed, every, yards, json, svg } = options('node scripts/long/kill.mjs', {
   kills: [10_000, 'how many processes'],
   seed: [1, 'of the random moments'],
   every: [50, 'crowds of six between two deaths of the daemon'],
+  yards: [2, 'daemons at a time, each with a survivor and a witness'],
   json: ['', 'file for the figures'],
   svg: ['', 'file for the picture'],
 })
 const made = machine()
-const progress = new Progress('kill', { kills, seed, every, commit: made.commit })
+const progress = new Progress('kill', { kills, seed, every, yards, commit: made.commit })
 const state = progress.load() ?? {
-  crowd: 0,
+  crowds: 0,
   kills: { listener: 0, connector: 0, daemon: 0 },
   beforeGoing: 0,
   channels: 0,
@@ -51,43 +55,27 @@ const state = progress.load() ?? {
   failures: [],
   seconds: 0,
 }
+const crowds = Math.ceil(kills / CROWD)
 const count = () => state.kills.listener + state.kills.connector
 if (count() > 0) say(`kill: goes on after ${count()} of ${kills}`)
 const began = now()
 const before = state.seconds
-
+/** The number of the next crowd: of those that were interrupted nothing is kept. */
+let next = state.crowds
 const household = new Household()
-const args = ['--size', '256M', '--sections', String(3 + 2 * CROWD)]
-let daemon = await household.daemon(args, false)
-const survivor = household.worker('kill-survivor.mjs')
-const witness = household.worker('kill-survivor.mjs')
-await survivor.ask('start', 'survivor', daemon.region, daemon.relay)
-await witness.ask('start', 'witness', daemon.region, daemon.relay)
-await survivor.ask('talk', 'witness')
-let base = await settledMemory(-1)
+const args = ['--size', '128M', '--sections', String(3 + 2 * CROWD)]
 
-function fail(text) {
-  state.failures.push(`crowd ${state.crowd}: ${text}`)
-  say(`kill: FAILED crowd ${state.crowd}: ${text}`)
+function fail(crowd, text) {
+  state.failures.push(`crowd ${crowd}: ${text}`)
+  say(`kill: FAILED crowd ${crowd}: ${text}`)
 }
 
-/** The free memory of the survivor's section, when it has been the same for a while, or is what is `wanted`. */
-async function settledMemory(wanted, limit = 4000) {
-  const end = now() + limit
-  let last = -1
-  for (let same = 0; now() < end; ) {
-    const free = await survivor.ask('free')
-    if (free === wanted) return free
-    same = free === last ? same + 1 : 0
-    if (wanted === -1 && same === 20) return free
-    last = free
-    await sleep(10)
-  }
-  return last
-}
+// ---- those who die: processes that have started, each says so
+
+const waiting = []
 
 function victim() {
-  const one = household.worker('kill-victim.mjs')
+  const one = household.worker('kill-victim.mjs', { collects: false })
   const heard = new Map()
   one.said = (word) => {
     if (!heard.has(word)) {
@@ -101,120 +89,186 @@ function victim() {
   }
   one.onNote = (note) => {
     if (typeof note === 'string') one.said(note).resolve(true)
-    else if (one.killedAt === undefined && !one.excused) fail(`a victim that lives says: ${note.failed}`)
+    else if (one.killedAt === undefined && !one.excused)
+      one.complain(`a victim that lives says: ${note.failed}`)
   }
   return one
 }
 
-const within = (promise, ms) => Promise.race([promise, sleep(ms).then(() => undefined)])
-const pool = Array.from({ length: CROWD }, victim)
+/** As many as a crowd needs; those after them start while these die. */
+function takeCrowd(number) {
+  const left = Math.max(0, crowds - next) * CROWD
+  while (waiting.length < CROWD + Math.min(AHEAD, left)) waiting.push(victim())
+  const crowd = waiting.splice(0, CROWD)
+  for (const one of crowd) one.complain = (text) => fail(number, text)
+  return crowd
+}
 
-/** One victim from its first word to its end. */
-async function life(one, whose, dice, atOnce) {
-  const role = dice.below(2) === 0 ? 'listener' : 'connector'
-  const early = dice.below(4) === 0
-  const delay = dice.below(early ? 120 : 80)
-  if (!(await within(one.said('ready').promise, 60_000))) return fail('a victim did not start')
-  void one
-    .ask('run', { role, region: daemon.region, relay: daemon.relay, whose, seed: seed ^ whose, steps: false })
-    .catch((error) => {
-      if (one.killedAt === undefined) fail(`victim: ${error.message}`)
+// ---- a daemon, and the two who must not notice
+
+class Yard {
+  constructor(number) {
+    this.name = `yard${number}`
+    this.dies = 0
+  }
+
+  async start() {
+    this.daemon = await household.daemon(args, false, undefined, this.name)
+    const { region, relay } = this.daemon
+    this.survivor = household.worker('kill-survivor.mjs')
+    this.witness = household.worker('kill-survivor.mjs')
+    await this.survivor.ask('start', 'survivor', region, relay)
+    await this.witness.ask('start', 'witness', region, relay)
+    await this.survivor.ask('talk', 'witness')
+    this.base = await this.settledMemory(-1)
+  }
+
+  /** The free memory of the survivor's section, when it has been the same for a while, or is what is `wanted`. */
+  async settledMemory(wanted, limit = 4000) {
+    const end = now() + limit
+    let last = -1
+    for (let same = 0; now() < end; ) {
+      const free = await this.survivor.ask('free')
+      if (free === wanted) return free
+      same = free === last ? same + 1 : 0
+      if (wanted === -1 && same === 20) return free
+      last = free
+      await sleep(10)
+    }
+    return last
+  }
+
+  /** One victim from its first word to its end. */
+  async life(one, whose, dice, found, atOnce) {
+    const role = dice.below(2) === 0 ? 'listener' : 'connector'
+    const early = dice.below(4) === 0
+    const delay = dice.below(early ? 120 : 80)
+    if (!(await within(one.said('ready').promise, 60_000))) return one.complain('a victim did not start')
+    const { region, relay } = this.daemon
+    void one.ask('run', { role, region, relay, whose, seed: seed ^ whose, steps: false }).catch((error) => {
+      if (one.killedAt === undefined) one.complain(error.message)
     })
-  const reached = role === 'listener' ? survivor.ask('reach', whose) : Promise.resolve([])
-  if (early) {
-    state.beforeGoing++
-  } else if (!(await within(one.said('going').promise, 20_000))) {
-    fail(`a ${role} did not get going`)
+    const reached = role === 'listener' ? this.survivor.ask('reach', whose) : Promise.resolve([])
+    if (early) found.beforeGoing++
+    else if (!(await within(one.said('going').promise, GOING_MS))) one.complain(`a ${role} did not get going`)
+    await atOnce
+    await sleep(delay)
+    one.killedAt = now()
+    one.kill()
+    await one.exited
+    found.kills[role]++
+    await this.survivor.ask('abandon', whose)
+    found.refused.push(...(await reached))
   }
-  await atOnce
-  await sleep(delay)
-  one.killedAt = now()
-  one.kill()
-  await one.exited
-  state.kills[role]++
-  for (const code of await reached) state.refused[code] = (state.refused[code] ?? 0) + 1
-  return whose
-}
 
-/** The daemon dies under load and comes back: everybody joins again within two seconds, nothing else happens. */
-async function daemonDies(crowd) {
-  for (const one of crowd) one.excused = true // without a relay no path can be changed
-  daemon.child.kill('SIGKILL')
-  state.kills.daemon++
-  await sleep(20)
-  const back = [survivor, witness].map((one) => new Promise((resolve) => (one.onNote = resolve)))
-  const again = crowd.map((one) => one.said('rejoined').promise)
-  daemon = await household.daemon(args, false)
-  const start = now()
-  const heard = await within(Promise.all([...back, ...again]), 10_000)
-  if (heard === undefined) fail('not everybody joined the new daemon')
-  else if (now() - start > TOLD_MS) state.late++
-  state.rejoined.push(now() - start)
-}
-
-while (count() < kills && !household.interrupted) {
-  const dice = random(seed * 1_000_003 + state.crowd)
-  const crowd = pool.splice(0)
-  while (pool.length < CROWD) pool.push(victim()) // they start while these die
-  const first = state.crowd * CROWD + 2
-  let goOn
-  const withDaemon = state.crowd % every === every - 1
-  const hold = withDaemon ? new Promise((resolve) => (goOn = resolve)) : Promise.resolve()
-  const lives = crowd.map((one, i) => life(one, first + i, dice, hold))
-  if (withDaemon) {
-    await within(Promise.all(crowd.map((one) => one.said('going').promise)), 3000)
-    await daemonDies(crowd.filter((one) => one.killedAt === undefined))
-    goOn()
+  /** The daemon dies under load and comes back: everybody joins again within two seconds, nothing else happens. */
+  async daemonDies(crowd, number) {
+    for (const one of crowd) one.excused = true // without a relay no path can be changed
+    const gone = new Promise((resolve) => this.daemon.child.once('exit', resolve))
+    this.daemon.child.kill('SIGKILL')
+    await gone
+    state.kills.daemon++
+    await sleep(20)
+    const back = [this.survivor, this.witness].map(
+      (one) => new Promise((resolve) => (one.onNote = () => resolve(true))),
+    )
+    const again = crowd.map((one) => one.said('rejoined').promise)
+    this.daemon = await household.daemon(args, false, undefined, this.name)
+    const start = now()
+    if (!(await within(Promise.all([...back, ...again]), TOLD_MS * SLACK)))
+      fail(number, 'not everybody joined the new daemon')
+    else if (now() - start > TOLD_MS) state.late++
+    state.rejoined.push(now() - start)
   }
-  await Promise.all(lives)
-  const dead = now()
-  const { left, over } = await survivor.ask('settled', 5000)
-  if (left > 0) fail(`${left} channels to processes that are dead are still open after 5 s`)
-  for (const { whose, wrong, at, code, received } of over) {
-    const killedAt = whose === null ? null : (crowd[whose - first]?.killedAt ?? null)
+
+  /** Six die, each at a moment of its own, and everything is as it was. */
+  async crowd(number) {
+    const dice = random(seed * 1_000_003 + number)
+    const crowd = takeCrowd(number)
+    const found = { kills: { listener: 0, connector: 0 }, beforeGoing: 0, refused: [] }
+    const first = number * CROWD + 2
+    const withDaemon = ++this.dies % every === 0
+    let goOn
+    const hold = withDaemon ? new Promise((resolve) => (goOn = resolve)) : Promise.resolve()
+    const lives = crowd.map((one, i) => this.life(one, first + i, dice, found, hold))
+    if (withDaemon) {
+      await within(Promise.all(crowd.map((one) => one.said('going').promise)), GOING_MS)
+      await this.daemonDies(
+        crowd.filter((one) => one.killedAt === undefined),
+        number,
+      )
+      goOn()
+    }
+    await Promise.all(lives)
+    const dead = now()
+    const { left, over } = await this.survivor.ask('settled', 5000)
+    if (left > 0) fail(number, `${left} channels to processes that are dead are still open after 5 s`)
+    for (const one of over)
+      this.judge(one, number, one.whose === null ? null : crowd[one.whose - first], dead)
+    if (withDaemon) {
+      // the witness's channels are in the former region: they go on there, and then move house
+      const seen = await this.survivor.ask('seen')
+      if (seen.got === 0 || seen.wrong > 0)
+        fail(number, `the witness without a daemon: ${JSON.stringify(seen)}`)
+      await this.survivor.ask('end')
+      await this.survivor.ask('talk', 'witness')
+      this.base = await this.settledMemory(-1)
+    } else {
+      const free = await this.settledMemory(this.base)
+      if (free !== this.base)
+        fail(number, `${this.base - free} bytes of the survivor's section are not free again`)
+      state.freed.push(now() - dead)
+    }
+    const seen = await this.survivor.ask('seen')
+    if (seen.wrong > 0 || seen.failures.length > 0)
+      fail(number, `the witness noticed: ${JSON.stringify(seen)}`)
+    state.gaps.push(seen.longest)
+    for (const role of Object.keys(found.kills)) state.kills[role] += found.kills[role]
+    for (const code of found.refused) state.refused[code] = (state.refused[code] ?? 0) + 1
+    state.beforeGoing += found.beforeGoing
+    state.crowds++
+  }
+
+  /** What became of one channel to a victim. */
+  judge({ whose, wrong, at, code, received }, number, one, dead) {
+    const killedAt = one?.killedAt ?? null
     state.channels++
     state.messages += received
-    if (wrong > 0) fail(`${wrong} of ${received} messages came wrong`)
-    if (code === null) continue // it had closed it
+    if (wrong > 0) fail(number, `${wrong} of ${received} messages came wrong`)
+    if (code === null) return // it had closed it
     state.codes[code] = (state.codes[code] ?? 0) + 1
-    if (code !== 'ERR_VMRING_PEER_GONE') fail(`a channel ended with ${code}`)
+    if (code !== 'ERR_VMRING_PEER_GONE') fail(number, `a channel ended with ${code}`)
     const told = at - (killedAt ?? dead)
     if (told > TOLD_MS) state.late++
-    if (told > TOLD_MS * SLACK) fail(`told after ${told.toFixed(0)} ms`)
-    if (killedAt !== null && told < -5) fail(`a channel ended ${-told} ms before its process was killed`)
+    if (told > TOLD_MS * SLACK) fail(number, `told after ${told.toFixed(0)} ms`)
+    if (killedAt !== null && told < -5)
+      fail(number, `a channel of ${whose} ended ${-told} ms before the kill`)
     state.told.push(Math.max(0, told))
   }
-  if (withDaemon) {
-    // the witness's channels are in the former region: they go on there, and then move house
-    const seen = await survivor.ask('seen')
-    if (seen.got === 0 || seen.wrong > 0) fail(`the witness without a daemon: ${JSON.stringify(seen)}`)
-    await survivor.ask('end')
-    await survivor.ask('talk', 'witness')
-    base = await settledMemory(-1)
-  } else {
-    const free = await settledMemory(base)
-    if (free !== base) fail(`${base - free} bytes of the survivor's section are not free again`)
-    state.freed.push(now() - dead)
+
+  async sample() {
+    await this.survivor.ask('gc')
+    return { survivor: processStats(this.survivor.pid), daemon: processStats(this.daemon.child.pid) }
   }
-  const seen = await survivor.ask('seen')
-  if (seen.wrong > 0 || seen.failures.length > 0) fail(`the witness noticed: ${JSON.stringify(seen)}`)
-  state.gaps.push(seen.longest)
-  state.crowd++
-  state.seconds = before + (now() - began) / 1000
-  if (state.crowd % 20 === 0) {
-    await survivor.ask('gc')
-    const minute = state.seconds / 60
-    state.samples.push({
-      minute,
-      kills: count(),
-      survivor: processStats(survivor.pid),
-      daemon: processStats(daemon.child.pid),
-    })
-    say(`kill: ${count()} of ${kills}, ${(count() / state.seconds).toFixed(1)} a second`)
-    write()
-  }
-  progress.save(state)
 }
+
+const all = Array.from({ length: yards }, (_, i) => new Yard(i + 1))
+await Promise.all(
+  all.map(async (yard) => {
+    await yard.start()
+    while (next < crowds && !household.interrupted) {
+      await yard.crowd(next++)
+      state.seconds = before + (now() - began) / 1000
+      if (state.crowds % 10 === 0)
+        say(`kill: ${count()} of ${kills}, ${(count() / state.seconds).toFixed(1)} a second`)
+      if (yard === all[0] && yard.dies % 10 === 0) {
+        state.samples.push({ kills: count(), ...(await yard.sample()) })
+        write()
+      }
+      progress.save(state)
+    }
+  }),
+)
 await household.close()
 
 function spread(numbers) {

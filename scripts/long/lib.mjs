@@ -18,8 +18,26 @@ import { root, say } from '../lib.mjs'
 
 export { root, say }
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+/** What it resolves to; undefined when that takes longer. */
+export async function within(promise, ms) {
+  let timer
+  const late = new Promise((resolve) => {
+    timer = setTimeout(resolve, ms)
+  })
+  try {
+    return await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
 const cli = join(root, 'dist/cli/main.js')
 const preload = join(import.meta.dirname, 'kill-preload.mjs')
+/** How long a run may take to come to a halt after Ctrl-C; then it ends where it stands, since what is done is kept. */
+const HALT_MS = 5000
+/** No question takes longer: what hangs is a failure and not a run that never ends. */
+const ANSWER_MS = 90_000
+// whatever ends the run, SIGKILL too, a daemon of it is not left behind
+const endsWithParent = `data:text/javascript,process.once('disconnect',()=>process.exit());process.channel?.unref()`
 
 /** Options of a run, `--help` included. `spec`: name → [default, text]; numbers stay numbers. */
 export function options(usage, spec) {
@@ -110,6 +128,7 @@ export class Household {
       process.on(signal, () => {
         if (this.interrupted) process.exit(130)
         this.interrupted = true
+        setTimeout(() => process.exit(130), HALT_MS).unref()
       })
     }
   }
@@ -139,14 +158,14 @@ export class Household {
   }
 
   /** `vmring host`; resolves when it answers. */
-  async daemon(args, log = true, instrumented = undefined) {
-    const socket = join(this.folder, 'host')
+  async daemon(args, log = true, instrumented = undefined, name = 'host') {
+    const socket = join(this.folder, name)
     const program =
       instrumented === undefined ? [cli] : ['--import', preload, join(instrumented.copy, 'dist/cli/main.js')]
     const child = this.own(
-      spawn(process.execPath, [...program, 'host', '--socket', socket, ...args], {
+      spawn(process.execPath, ['--import', endsWithParent, ...program, 'host', '--socket', socket, ...args], {
         env: { ...process.env, ...instrumented?.env },
-        stdio: ['ignore', 'ignore', log ? 'inherit' : 'ignore'],
+        stdio: ['ignore', 'ignore', log ? 'inherit' : 'ignore', 'ipc'],
         // Ctrl-C in a terminal reaches the whole group: only the run itself acts on it
         detached: true,
       }),
@@ -161,10 +180,10 @@ export class Household {
   }
 
   /** A process of this run: a module that answers what it is asked, see serve(). */
-  worker(module, { args = [], preload: first = false, env } = {}) {
+  worker(module, { args = [], preload: first = false, collects = true, env } = {}) {
     const child = this.own(
       fork(join(import.meta.dirname, module), args, {
-        execArgv: first ? ['--import', preload] : ['--expose-gc'],
+        execArgv: first ? ['--import', preload] : collects ? ['--expose-gc'] : [],
         env: { ...process.env, ...env },
         serialization: 'advanced',
         detached: true,
@@ -187,14 +206,17 @@ export class Worker {
       }
       const call = this.#calls.get(id)
       this.#calls.delete(id)
+      clearTimeout(call?.timer)
       if (error === undefined) call?.resolve(value)
       else call?.reject(Object.assign(new Error(error.message), error))
     })
     child.on('error', () => {})
     this.exited = new Promise((resolve) => {
       child.once('exit', (code, signal) => {
-        for (const call of this.#calls.values())
+        for (const call of this.#calls.values()) {
+          clearTimeout(call.timer)
           call.reject(new Error(`process ${child.pid} ended (${signal ?? code})`))
+        }
         this.#calls.clear()
         resolve({ code, signal })
       })
@@ -202,9 +224,16 @@ export class Worker {
   }
   ask(op, ...args) {
     const answer = new Promise((resolve, reject) => {
-      if (!this.child.connected) reject(new Error(`process ${this.pid} is gone`))
+      if (!this.child.connected) {
+        reject(new Error(`process ${this.pid} is gone`))
+        return
+      }
       const id = this.#next++
-      this.#calls.set(id, { resolve, reject })
+      const timer = setTimeout(() => {
+        this.#calls.delete(id)
+        reject(new Error(`${op}: no answer within ${ANSWER_MS / 1000} s`))
+      }, ANSWER_MS)
+      this.#calls.set(id, { resolve, reject, timer })
       this.child.send({ id, op, args }, () => {})
     })
     answer.catch(() => {}) // processes are killed here all the time, also while nobody waits
