@@ -9,8 +9,10 @@
 namespace vmring::addon {
 namespace {
 
-constexpr uint64_t kSpinNanoseconds = 4'000;  // per turn of a hot loop
+constexpr uint64_t kSpinNanoseconds = 4'000;  // between two looks at the rest of what concerns us
+constexpr uint64_t kVainNanoseconds = 16'000; // in one turn, while nothing comes
 constexpr uint64_t kStayNanoseconds = 40'000; // in one turn, while messages come
+constexpr uint64_t kPreempted = 200'000;      // a look at the clock that comes so late was kept from it
 constexpr uint64_t kNoTimer = ~uint64_t{0};
 
 template <class Handle>
@@ -139,9 +141,10 @@ void Loop::on_timer() {
 void Loop::on_idle() {
   module_.pairs.process();
   const uint64_t start = steady_nanoseconds();
-  // A turn of the event loop costs a system call and two looks around, more than a message. So while messages come, turns are left out, for
-  // a bounded time.
-  for (uint64_t now = start; now < start + kStayNanoseconds; now = steady_nanoseconds()) {
+  // A turn of the event loop costs a system call and two looks around, more than a message. So turns are left out while messages come,
+  // and for as long as an answer takes, for a bounded time.
+  uint64_t until = start + kVainNanoseconds;
+  for (uint64_t now = start; now < until; now = steady_nanoseconds()) {
     bool hot = false;
     for (const auto& member : members_) hot = hot || member->hot(now);
     const Found found = hot && !module_.pairs.pending() ? spin(now + kSpinNanoseconds) : Found::nothing;
@@ -152,24 +155,39 @@ void Loop::on_idle() {
         member->process();
       }
     }
-    if (found != Found::ready || handles_ == nullptr || holders_ == 0) return;
+    if (!hot || module_.pairs.pending() || handles_ == nullptr || holders_ == 0) return;
+    if (found == Found::nothing) continue;
+    if (found != Found::ready) return;
+    for (const auto& member : members_) member->spun_well();
+    until = steady_nanoseconds() + kVainNanoseconds;
+    if (until > start + kStayNanoseconds) until = start + kStayNanoseconds;
   }
 }
 
 Loop::Found Loop::spin(uint64_t until) {
+  uint64_t before = 0;
   for (uint32_t turn = 0;; ++turn) {
     for (const auto& member : members_) {
       if (member->any_ready()) return Found::ready;
       // Bells are somebody else's cache lines: they are looked at less often than the ends that are in use.
       if (turn % 16 == 15 && member->has_news()) return Found::news;
     }
-    if (turn % 8 == 7 && steady_nanoseconds() >= until) break;
+    if (turn % 8 == 7) {
+      const uint64_t now = steady_nanoseconds();
+      if (before != 0 && now - before > kPreempted) {
+        for (const auto& member : members_) member->preempted(now);
+      }
+      before = now;
+      if (now >= until) break;
+    }
     relax();
   }
-  const uint64_t before = steady_nanoseconds();
-  sched_yield(); // nothing for so long: perhaps whoever should answer waits for this processor
-  const uint64_t after = steady_nanoseconds();
-  for (const auto& member : members_) member->yielded(before, after);
+  // Nothing for so long: perhaps whoever should answer waits for this processor. Who can sleep will do so before long.
+  for (const auto& member : members_) {
+    if (!member->must_spin()) continue;
+    sched_yield();
+    return Found::yielded;
+  }
   return Found::nothing;
 }
 

@@ -53,7 +53,7 @@ class Loop {
   void on_check();
   void on_idle();
   void on_timer();
-  enum class Found { nothing, ready, news };
+  enum class Found { nothing, yielded, ready, news };
   Found spin(uint64_t until);
   std::vector<std::shared_ptr<Member>> members() const { return members_; } // a copy: callbacks change the list
 

@@ -115,9 +115,15 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   uint64_t poll_delay();
   void woke();
   bool has_news();
-  // This thread has given its processor away, from `before` to `after`. That took long: somebody else needs it, and whoever spins gets it
-  // back as late as anybody, whereas whoever is woken gets it at once. So `adaptive` sleeps for a while instead.
+  // Whether spinning pays. Who spins where others want the processor gets it back after their time slices, milliseconds, whereas whoever
+  // is woken gets it at once; and whoever should answer may be waiting for this very processor. So `adaptive` sleeps for a while
+  // instead when its thread was kept from the processor, and when it has spun in vain several times in a row.
+  void preempted(uint64_t now);
+  void spun_well() { vain_ = 0; }
+  // The same, for a thread that has given its processor away from `before` to `after`.
   void yielded(uint64_t before, uint64_t after);
+  // Nobody would wake it.
+  bool must_spin() const { return options_.mode == Mode::busy || (hot_until_ != 0 && (!has_doorbell() || muted_until_ != 0)); }
   bool crowded(uint64_t now) const { return options_.mode == Mode::adaptive && has_doorbell() && now < crowded_until_; }
   bool hot(uint64_t now) const { return options_.mode == Mode::busy || now < hot_until_; }
   void look_at_table() { table_due_ = true; }
@@ -187,6 +193,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   void listen();
   void limit_doorbells();
   void fall_asleep();
+  void spun_in_vain(uint64_t now);
   RemoteInfo self() const;
 
   Module& module_;
@@ -216,6 +223,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   bool watched_ = false;
   uint64_t hot_until_ = 0;
   uint64_t crowded_until_ = 0;
+  uint32_t vain_ = 0; // times in a row that it was hot, and nothing came
   uint64_t last_traffic_ = 0;
   uint64_t next_scan_ = 0;
   // doorbells of the last 10 ms, and those of them that had nothing to say

@@ -10,6 +10,8 @@ namespace {
 constexpr uint64_t kHotNanoseconds = 100'000;    // adaptive: keep looking this long after the last message
 constexpr uint64_t kCrowdedYield = 200'000;      // nobody gives a processor back so late who does not need it
 constexpr uint64_t kCrowdedNanoseconds = 50'000'000;
+constexpr uint64_t kVainPause = 500'000; // doubled with each time that spinning was in vain, the first left out
+constexpr uint32_t kMostVain = 6;
 constexpr uint64_t kScanNanoseconds = 5'000'000; // the table is looked at this often while hot
 constexpr uint32_t kControlPerTurn = 32;         // control messages of one peer
 constexpr uint64_t kMillisecond = 1'000'000;
@@ -71,10 +73,18 @@ void Member::woke() {
   if (!mapping_->lost()) sleeper_.awake();
 }
 
+void Member::preempted(uint64_t now) {
+  crowded_until_ = now + kCrowdedNanoseconds;
+  if (crowded(now) && muted_until_ == 0) hot_until_ = 0;
+}
+
 void Member::yielded(uint64_t before, uint64_t after) {
-  if (after - before < kCrowdedYield) return;
-  crowded_until_ = after + kCrowdedNanoseconds;
-  if (crowded(after) && muted_until_ == 0) hot_until_ = 0;
+  if (after - before >= kCrowdedYield) preempted(after);
+}
+
+void Member::spun_in_vain(uint64_t now) {
+  if (vain_ < kMostVain) ++vain_;
+  if (vain_ > 1 && crowded_until_ < now + (kVainPause << vain_)) crowded_until_ = now + (kVainPause << vain_);
 }
 
 bool Member::has_news() {
@@ -101,6 +111,7 @@ bool Member::may_sleep() {
       hot_until_ = hot == 0 ? 0 : now + hot;
     }
     if (now < hot_until_) return false;
+    if (hot_until_ != 0 && muted_until_ == 0) spun_in_vain(now);
     hot_until_ = 0;
   }
   if (options_.mode == Mode::busy) return false;

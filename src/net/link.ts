@@ -45,6 +45,8 @@ export class Link {
   #at = 0
   #done: Done | null = null
   #reading = false
+  /** the last read met the end of what there is; what has come since is reported */
+  #drained = false
   #turn = false
   #closed = false
   #referenced = true
@@ -58,6 +60,7 @@ export class Link {
     this.#read = (target, at, end) => {
       const reached = stream.read(target, at, end)
       this.bytesRead += reached - at
+      this.#drained = reached < end || reached === at
       return reached
     }
     // In a turn of its own, as the end of a system socket: what the last bytes have led to comes first.
@@ -101,11 +104,9 @@ export class Link {
     if (this.#turn || !this.#reading) return
     const from = this.bytesRead
     while (this.#reading) {
-      const before = this.bytesRead
       const wanted = this.#events.onReadable(this.#read)
-      if (this.bytesRead === before) break
       if (!wanted) this.stop()
-      else if (this.bytesRead - from >= BYTES_PER_TURN) break // the rest is reported in the next turn
+      else if (this.#drained || this.bytesRead - from >= BYTES_PER_TURN) break // the rest is reported in the next turn
     }
     if (this.bytesRead > from) this.#events.onActivity()
   }
@@ -132,7 +133,10 @@ export class Link {
     let error: Error | null = null
     try {
       let all = true
-      for (const { chunk, encoding } of pieces) all = this.#put(chunk, encoding) && all
+      for (const { chunk, encoding } of pieces) {
+        // http ends each response with a piece of nothing
+        if ((chunk as Uint8Array | string).length > 0) all = this.#put(chunk, encoding) && all
+      }
       if (!all) {
         this.#hold()
         return
