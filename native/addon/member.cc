@@ -76,11 +76,13 @@ void Member::close() {
   if (watched_) unwatch(this);
   if (!mapping_->lost() && !detached_) say_leaving();
   for (Other& other : others_) {
-    for (const uint32_t id : other.ends) {
-      EndEntry* end = table_.find(id);
-      if (end != nullptr && end->owner == this) end->owner = nullptr;
+    for (auto& group : other.ends) {
+      for (const uint32_t id : group) {
+        EndEntry* end = table_.find(id);
+        if (end != nullptr && end->owner == this) end->owner = nullptr;
+      }
+      group.clear();
     }
-    other.ends.clear();
   }
   if (handles_ != nullptr) {
     handles_->member = nullptr;

@@ -154,7 +154,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
     bool control_pending = false;
     bool carried = false; // bells go to the listener
     bool rung = false;    // and one is on its way to it
-    std::vector<uint32_t> ends;
+    std::array<std::vector<uint32_t>, kBellWords> ends; // by the group of the bell; none in 0
   };
   // What the watchdog's thread and the loop tell each other about one section.
   struct Watch {

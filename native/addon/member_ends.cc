@@ -32,8 +32,10 @@ void Member::ring(EndEntry& end) {
 
 void Member::reclaim_all() {
   for (const Other& other : others_) {
-    for (const uint32_t id : other.ends) {
-      if (EndEntry* end = table_.find(id)) end->core.large_out().reclaim(memory_);
+    for (const auto& group : other.ends) {
+      for (const uint32_t id : group) {
+        if (EndEntry* end = table_.find(id)) end->core.large_out().reclaim(memory_);
+      }
     }
   }
 }
@@ -68,7 +70,7 @@ EndEntry& Member::create_end(uint32_t section, uint32_t capacity, uint32_t send_
     memory_.release(offer->reader_offset);
     throw_code("ERR_VMRING_SECTION_FULL", "this process has too many channel ends");
   }
-  other.ends.push_back(added->id);
+  other.ends[bell_group(bell)].push_back(added->id);
   return *added;
 }
 
@@ -83,7 +85,7 @@ void Member::attach_end(EndEntry& end, const RingOffer& theirs) {
 
 void Member::free_end(EndEntry& end) {
   end.core.free(memory_);
-  std::erase(others_[end.section].ends, end.id);
+  std::erase(others_[end.section].ends[bell_group(end.core.offer().bell)], end.id);
 }
 
 uint64_t Member::alloc_large(EndEntry& end, uint64_t length) {

@@ -185,8 +185,10 @@ void Member::report_lost() {
   signalled_ = false;
   if (lost_reported_.exchange(true)) return;
   for (Other& other : others_) {
-    for (const uint32_t id : other.ends) {
-      if (EndEntry* end = table_.find(id)) activate(*end); // each says FAULT once
+    for (const auto& group : other.ends) {
+      for (const uint32_t id : group) {
+        if (EndEntry* end = table_.find(id)) activate(*end); // each says FAULT once
+      }
     }
   }
   events_.emplace_back(PeerEvent::lost, self());
@@ -223,10 +225,11 @@ void Member::take_bells() {
     const uint32_t groups = other.remote->take_news();
     traffic_ = true;
     other.control_pending = true;
-    if (groups == 1) continue; // control messages alone
-    for (const uint32_t id : other.ends) {
-      EndEntry* end = table_.find(id);
-      if (end != nullptr && (groups >> bell_group(end->core.offer().bell) & 1) != 0) suspect(*end);
+    for (uint32_t group = 1; group < kBellWords; ++group) {
+      if ((groups >> group & 1) == 0) continue;
+      for (const uint32_t id : other.ends[group]) {
+        if (EndEntry* end = table_.find(id)) suspect(*end);
+      }
     }
   }
 }
