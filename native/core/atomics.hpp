@@ -84,6 +84,14 @@ struct StdAtomics {
   static bool compare_swap(uint32_t* p, uint32_t expected, uint32_t desired) {
     return std::atomic_ref<uint32_t>(*p).compare_exchange_strong(expected, desired, std::memory_order_acq_rel);
   }
+  // The line at `p` will be written soon: it is fetched meanwhile. A hint, nothing that anybody can see depends on it.
+  static void will_write([[maybe_unused]] const void* p) {
+#if defined(__x86_64__)
+    asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p))); // does nothing where the processor does not know it
+#else
+    __builtin_prefetch(p, 1);
+#endif
+  }
   // Payload. A peer that breaks the protocol can race with these: bytes may be torn, nothing else follows from it.
   static void write_bytes(void* shared, const void* from, size_t length) { std::memcpy(shared, from, length); }
   static void read_bytes(void* to, const void* shared, size_t length) { std::memcpy(to, shared, length); }

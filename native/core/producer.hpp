@@ -65,6 +65,9 @@ class Producer {
     }
     tail_ = end;
     ++sequence_;
+    // The lines of the next record were read by the consumer when the ring came round last, so they have to be taken away from it before they
+    // can be written. That lasts as long as a message is under way: it is done while this one is, not when the next is due.
+    A::will_write(word(tail_ + kAhead));
     return Send::ok;
   }
 
@@ -151,6 +154,7 @@ class Producer {
 
  private:
   static constexpr uint32_t kNoLease = 0xffffffff;
+  static constexpr uint32_t kAhead = 64; // bytes: the header at the tail is what the consumer looks at, it has just been written
 
   uint64_t* word(uint32_t position) { return reinterpret_cast<uint64_t*>(data_ + (position & (capacity_ - 1))); }
 

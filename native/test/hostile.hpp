@@ -84,6 +84,10 @@ struct Checked {
     check(from, length);
     StdAtomics::read_bytes(to, from, length);
   }
+  static void will_write(const void* p) {
+    check(p, 1);
+    --accesses; // nothing is read or written
+  }
   static void write_words(void* to, const void* from, size_t length) {
     check(to, length);
     StdAtomics::write_words(to, from, length);

@@ -42,6 +42,7 @@ struct ExplorerAtomics {
   static bool compare_swap(uint32_t* p, uint32_t expected, uint32_t desired) {
     return engine().compare_swap(p, expected, desired);
   }
+  static void will_write(const void*) {}
   // In pieces that end at multiples of the grain, each an access of its own.
   static void write_bytes(void* shared, const void* from, size_t length) {
     auto* to = static_cast<uint8_t*>(shared);
