@@ -135,12 +135,23 @@ function textBytes(text: string): Uint8Array {
   return bytes.length <= MAX_TEXT_BYTES ? bytes : bytes.subarray(0, MAX_TEXT_BYTES)
 }
 
+// Byte by byte: a DataView of a small array makes the engine give it a buffer of its own, which costs more than all the rest of a frame.
+export function putU32(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value
+  bytes[at + 1] = value >>> 8
+  bytes[at + 2] = value >>> 16
+  bytes[at + 3] = value >>> 24
+}
+
+/** Of 8 bytes: the offsets and sizes that can be are below 2^53. */
+export function putU64(bytes: Uint8Array, at: number, value: number): void {
+  putU32(bytes, at, value >>> 0)
+  putU32(bytes, at + 4, Math.floor(value / 2 ** 32))
+}
+
 function u32(...values: number[]): Uint8Array {
   const bytes = new Uint8Array(values.length * 4)
-  const view = new DataView(bytes.buffer)
-  values.forEach((value, i) => {
-    view.setUint32(i * 4, value, true)
-  })
+  for (let i = 0; i < values.length; i++) putU32(bytes, i * 4, values[i]!)
   return bytes
 }
 
@@ -198,18 +209,20 @@ export function encodeFrame(init: FrameInit): Uint8Array {
   let length = 0
   for (const [, bytes] of fields) length += 4 + ((bytes.length + 3) & ~3)
   const frame = new Uint8Array(HEADER_BYTES + length)
-  const view = writeHeader(
-    frame,
-    init.type,
-    init.flags ?? 0,
-    init.epoch ?? 0,
-    init.channel ?? NO_CHANNEL,
-    length,
-  )
+  const flags = init.flags ?? 0
+  frame[0] = FRAME_VERSION
+  frame[1] = init.type
+  frame[2] = flags
+  frame[3] = flags >>> 8
+  putU32(frame, 4, init.epoch ?? 0)
+  frame.set(init.channel ?? NO_CHANNEL, 8)
+  putU32(frame, 32, length)
   let at = HEADER_BYTES
   for (const [type, bytes] of fields) {
-    view.setUint16(at, type, true)
-    view.setUint16(at + 2, bytes.length, true)
+    frame[at] = type
+    frame[at + 1] = type >>> 8
+    frame[at + 2] = bytes.length
+    frame[at + 3] = bytes.length >>> 8
     frame.set(bytes, at + 4)
     at += 4 + ((bytes.length + 3) & ~3)
   }

@@ -15,6 +15,7 @@ import {
   Status,
 } from '../native/types.js'
 import { dispatchReady, unwatchEnd, watchEnd } from '../ring/ends.js'
+import { putU32, putU64 } from './frames.js'
 import type { EndEvents, EndSpec, Path, PathEnd, PathEvents, PeerRef } from './path.js'
 
 const MAX_SESSION_FRAME = 1024
@@ -328,13 +329,12 @@ function faultError(id: number): VmringError {
 /** u32 capacity, u32 tag, u64 ring offset, u32 bell, u32 number of reader blocks, u64 offset of each. */
 function encodeOffer(offer: RingOffer): Uint8Array {
   const bytes = new Uint8Array(32)
-  const view = new DataView(bytes.buffer)
-  view.setUint32(0, offer.capacity, true)
-  view.setUint32(4, offer.tag, true)
-  view.setBigUint64(8, BigInt(offer.ringOffset), true)
-  view.setUint32(16, offer.bell, true)
-  view.setUint32(20, 1, true)
-  view.setBigUint64(24, BigInt(offer.readerOffset), true)
+  putU32(bytes, 0, offer.capacity)
+  putU32(bytes, 4, offer.tag)
+  putU64(bytes, 8, offer.ringOffset)
+  putU32(bytes, 16, offer.bell)
+  putU32(bytes, 20, 1)
+  putU64(bytes, 24, offer.readerOffset)
   return bytes
 }
 

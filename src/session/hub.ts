@@ -10,6 +10,7 @@ import {
   type Frame,
   FrameType,
   MAX_TEXT_BYTES,
+  putU32,
   Reason,
 } from '../path/frames.js'
 import { CHANNEL_ID_BYTES, type Path, type PathEvents, type PeerRef, peerKey } from '../path/path.js'
@@ -291,9 +292,8 @@ export class SessionHub implements PathEvents {
   nextChannelId(): Uint8Array {
     const id = new Uint8Array(CHANNEL_ID_BYTES)
     id.set(this.identity.uuid)
-    const view = new DataView(id.buffer)
-    view.setUint32(16, this.identity.incarnation, true)
-    view.setUint32(20, ++this.#counter, true)
+    putU32(id, 16, this.identity.incarnation)
+    putU32(id, 20, ++this.#counter)
     return id
   }
 
