@@ -31,7 +31,7 @@ export const pingEvent: ClientDriver = (side, meter) =>
       if (writer.send(sequence) < 0) link.onDrain = retry
     }
     const next = () => {
-      if (idleGap > 0) timer = setTimeout(send, idleGap)
+      if (idleGap > 0) timer = setTimeout(send, meter.pause(clock()))
       else send()
     }
     const advance = (now: number) => {

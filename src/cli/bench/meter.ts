@@ -39,6 +39,11 @@ export class Meter {
     if (this.#job.warmup === 0) this.tick(now)
   }
 
+  /** The pause before the next message: before the measured time, no longer than until it begins. */
+  pause(now: number): number {
+    return this.measuring ? this.#job.idleGap : Math.max(1, Math.min(this.#job.idleGap, this.#edge - now))
+  }
+
   /** False: the run is over. Costs one comparison most of the time. */
   tick(now: number): boolean {
     if (now < this.#edge) return true
