@@ -4,7 +4,6 @@
  */
 import diagnostics from 'node:diagnostics_channel'
 import net from 'node:net'
-import { Readable } from 'node:stream'
 import type { Channel } from '../channel/channel.js'
 import type { AttachOptions } from '../peer/attach.js'
 import type { Peer } from '../peer/peer.js'
@@ -360,7 +359,7 @@ function linkEvents({ socket, onread }: State): LinkEvents {
   }
 }
 
-const { push } = Readable.prototype
+const { push } = PlainSocket.prototype
 
 /**
  * As push(), less its books about chunks that wait, where none does: they cost a turn of the queue of ticks and a read() each.
