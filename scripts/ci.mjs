@@ -1,5 +1,6 @@
 // All suites; a failure stops nothing. What comes before the tests runs one after the other, then two suites run at a time
-// (most of them wait more than they work), then what measures, alone. Last line: N passed, M failed.
+// (most of them wait more than they work) and beside them what works hardly at all, then what measures, alone.
+// Last line: N passed, M failed.
 //   node scripts/ci.mjs [WORD ...]     only suites whose name contains one of the words
 import { createWriteStream, mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -29,6 +30,7 @@ const before = [
 const together = [
   ['npm test', ['npm', 'test', '--', ...json], byReport, 25],
   ['C++ tests', node('scripts/native.mjs', 'test', 'none'), byLastLine, 20],
+  ['vitest, addon by cmake-js', node('scripts/vitest-cmake.mjs'), byLastLine, 10],
   ['C++ tests, ASan and UBSan', node('scripts/native.mjs', 'test', 'address'), byLastLine, 20],
   ['vitest, ASan and UBSan', npm('test:asan'), byLastLine, 20],
   ['C++ tests, TSan', node('scripts/native.mjs', 'test', 'thread'), byLastLine, 20],
@@ -39,13 +41,29 @@ const together = [
   ['C++ tests, arm64', npm('test:native-arm64'), byLastLine, 10],
   ['libraries over vmring', ['npm', 'run', 'test:adapters', '--', ...json], byReport, 15],
   ['Spin models', ['bash', 'native/test/spin/run.sh'], byLastLine, 10],
-  ['vitest, addon by cmake-js', node('scripts/vitest-cmake.mjs'), byLastLine, 10],
   ['data path is lock-free', ['bash', 'native/test/lock_free.sh'], byLastLine, 5],
   ['data path copies nothing', ['bash', 'native/test/zero_copy.sh'], byLastLine, 5],
   ['demo', npm('demo'), byExit, 2],
 ]
-// Of `npm run test:vm`; bench would take too long beside these, nested and net do not pass yet on a busy machine.
-const guests = ['cat', 'vsock', 'life', 'guides', 'faults', 'devices', 'doctor', 'demo', 'mesh', 'bed']
+// Slow traffic, a tenth of a processor; it takes the addon that the suite named first has built.
+const beside = {
+  after: 'vitest, addon by cmake-js',
+  suite: ['soak', node('scripts/long/soak.mjs', '--minutes', '5'), byLastLine, 12],
+}
+// Of `npm run test:vm`; bench would take too long beside these, net does not pass yet.
+const guests = [
+  'nested',
+  'cat',
+  'vsock',
+  'life',
+  'guides',
+  'faults',
+  'devices',
+  'doctor',
+  'demo',
+  'mesh',
+  'bed',
+]
 const alone = [
   ['micro-benchmarks', npm('bench:micro', '--', '--quick', '--json'), byExit, 5],
   // one round each of what may happen to a guest; `VMRING_VM_ROUNDS=10 npm run test:vm -- life` is the whole of it
@@ -98,10 +116,15 @@ async function perform([name, [command, ...args], count, minutes, env]) {
 
 for (const suite of chosen(before)) await perform(suite)
 const waiting = chosen(together)
+let slow = null
 const lane = async () => {
-  for (let suite = waiting.shift(); suite !== undefined; suite = waiting.shift()) await perform(suite)
+  for (let suite = waiting.shift(); suite !== undefined; suite = waiting.shift()) {
+    await perform(suite)
+    if (suite[0] === beside.after) slow = Promise.all(chosen([beside.suite]).map(perform))
+  }
 }
 await Promise.all([lane(), lane()])
+await (slow ?? Promise.all(chosen([beside.suite]).map(perform)))
 for (const suite of chosen(alone)) await perform(suite)
 
 console.log(`\nAll suites, ${seconds(began)} s:`)

@@ -2,8 +2,8 @@
 
 /** from connect to the first whole frame, ms */
 export const HANDSHAKE_MS = 5_000
-/** from CALL to TAKE, ms */
-export const CALL_MS = 5_000
+/** from CALL to TAKE, ms: a guest whose device is unplugged stands still for seconds while its kernel sees to the pages */
+export const CALL_MS = 10_000
 /** how long a refused connection may take to read its REFUSE and close, ms */
 export const LINGER_MS = 1_000
 /** what is read and thrown away meanwhile, bytes */

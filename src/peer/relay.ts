@@ -21,7 +21,8 @@ import type { Dialer } from '../session/dialer.js'
 import type { SessionHub } from '../session/hub.js'
 import { RelayLink, type Spliced, splice } from './relay-link.js'
 
-const DIAL_MS = 5000
+/** longer than the relay waits for the other side (CALL_MS), so that its answer comes first */
+const DIAL_MS = 12_000
 /** how long the first connection is waited for, and the answer to LISTEN */
 const READY_MS = 2000
 const RETRY_FIRST_MS = 100

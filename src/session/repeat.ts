@@ -7,7 +7,7 @@ export interface Timing {
   openLimit: number
   /** how long a MOVE may go unanswered before another path is tried, ms */
   moveLimit: number
-  /** how long a channel without any path waits for a new one, ms */
+  /** how long a channel without any path waits for a new one, ms: a DIAL that the other side answers late is within it */
   pathGrace: number
   /** how long a peer may be stalled on a path before its channels try another one, ms */
   stallLimit: number
@@ -23,7 +23,7 @@ export const defaultTiming: Timing = {
   retryMax: 1000,
   openLimit: 10_000,
   moveLimit: 3000,
-  pathGrace: 5000,
+  pathGrace: 15_000,
   stallLimit: 1000,
   returnAfter: 2000,
   returnMax: 60_000,

@@ -149,7 +149,7 @@ describe('somebody else', () => {
 })
 
 describe('a call', () => {
-  it('that nobody takes ends after five seconds; so does one whose target leaves, at once', async () => {
+  it('that nobody takes ends after ten seconds; so does one whose target leaves, at once', async () => {
     const { talk, path, good, undisturbed } = await relay()
     const caller = somebody()
     await talk.hello('caller', path, caller)
@@ -157,7 +157,7 @@ describe('a call', () => {
     await talk.next('good', 'CALL')
     expect(await talk.next('d1', 'REFUSE')).toMatchObject({
       reason: 18,
-      text: expect.stringContaining('within 5 s'),
+      text: expect.stringContaining('within 10 s'),
     })
     await undisturbed()
     await talk.dial('d2', path, { peer: caller, target: good })

@@ -10,6 +10,25 @@ chai.use(JestExtend)
 chai.use(JestChaiExpect)
 chai.use(JestAsymmetricMatchers)
 export const expect = chai.expect
+const SLOW = Number(process.env.VMRING_TEST_SLOW ?? 1)
+/** The matchers, each again and again until it holds or the time is over. */
+expect.poll = (look, { interval = 50, timeout = 1000 } = {}) => {
+  const again =
+    (matcher) =>
+    async (...args) => {
+      const end = performance.now() + timeout * SLOW
+      for (;;) {
+        try {
+          expect(await look())[matcher](...args)
+          return
+        } catch (error) {
+          if (performance.now() > end) throw error
+        }
+        await new Promise((resolve) => setTimeout(resolve, interval))
+      }
+    }
+  return new Proxy({}, { get: (_target, matcher) => again(matcher) })
+}
 
 const block = (name, outer) => ({
   name,

@@ -125,7 +125,7 @@ test('a peer that answers nowhere is waited for', async () => {
   shmPath(rig.a).setStalled(true)
   shmPath(rig.b).setStalled(true)
   await new Promise((resolve) => setTimeout(resolve, 1000))
-  expect(silence.frames).toBeGreaterThan(2) // it was asked
+  await until('it was asked', () => silence.frames > 2)
   expect(both(traffic, 'shm')).toBe(true)
   shmPath(rig.a).setStalled(false)
   shmPath(rig.b).setStalled(false)

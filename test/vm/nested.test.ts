@@ -3,11 +3,13 @@
 // inner guest), since a process costs half a minute to start; here stands what must have come of it.
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bed, type Guest, kernel } from '../../src/vm/index.js'
+import { Bed, type JobResult, kernel } from '../../src/vm/index.js'
 
 /** of one step; the longest takes two minutes on a quiet machine */
 const STEP_MS = 600_000
 const LIMIT_MS = 1_800_000
+/** The program in the outer guest says something every five seconds. With so long a silence the guest as a whole stands still: */
+const FROZEN_MS = 90_000
 const app = join(import.meta.dirname, 'apps/nested-outer.mjs')
 
 interface Line {
@@ -20,16 +22,33 @@ interface Line {
 }
 
 let bed: Bed
-let outer: Guest
 let lines: Line[]
 
 beforeAll(async () => {
   const started = Date.now()
   bed = await Bed.open()
+  // QEMU 7.2 emulates SVM imperfectly: now and then both processors of the outer guest spin in there and take no interrupt any
+  // more, while it boots the inner ones. It is told here, and another one is booted; a second time is a failure.
+  const ended = (await story()) ?? (await story())
+  if (ended === null) throw new Error('twice, the emulator of the outer guest stood still')
+  lines = ended.stdout
+    .split('\n')
+    .filter((line) => line.startsWith('{'))
+    .map((line) => JSON.parse(line))
+  const quiet = ['alive', 'console', 'received', 'text', 'done']
+  for (const { at, said, guest, ...more } of lines) {
+    if (!quiet.includes(said))
+      console.log(`${at.toFixed(1)} s ${guest ?? 'outer'}: ${said} ${JSON.stringify(more)}`)
+  }
+  console.log(`guests inside a guest: ${Math.round((Date.now() - started) / 1000)} s in all`)
+}, LIMIT_MS)
+
+/** The program in an outer guest, to its end; null when the guest stopped running. */
+async function story(): Promise<JobResult | null> {
   // the inner guests boot the same kernel: the outer one sees it where it lies here
   const { image } = await kernel()
   const cache = process.env.VMRING_VM_CACHE ?? dirname(dirname(image))
-  outer = await bed.boot({
+  const outer = await bed.boot({
     name: 'outer',
     memory: 3072,
     cpus: 2,
@@ -46,19 +65,25 @@ beforeAll(async () => {
     ...(kernelFolder !== undefined && { VMRING_VM_KERNEL: kernelFolder }),
   }
   const job = outer.start([process.execPath, app, String(STEP_MS)], { timeout: LIMIT_MS - 60_000, env })
-  const ended = await job.done
-  lines = ended.stdout
-    .split('\n')
-    .filter((line) => line.startsWith('{'))
-    .map((line) => JSON.parse(line))
-  if (ended.code !== 0) throw job.error('the story broke off')
-  const quiet = ['console', 'received', 'text', 'done']
-  for (const { at, said, guest, ...more } of lines) {
-    if (!quiet.includes(said))
-      console.log(`${at.toFixed(1)} s ${guest ?? 'outer'}: ${said} ${JSON.stringify(more)}`)
-  }
-  console.log(`guests inside a guest: ${Math.round((Date.now() - started) / 1000)} s in all`)
-}, LIMIT_MS)
+  let length = 0
+  let heard = Date.now()
+  let watch: NodeJS.Timeout | undefined
+  const frozen = new Promise<null>((resolve) => {
+    watch = setInterval(() => {
+      const now = job.stdout().length
+      if (now !== length) heard = Date.now()
+      length = now
+      if (Date.now() - heard > FROZEN_MS) resolve(null)
+    }, 1000)
+  })
+  const ended = await Promise.race([job.done, frozen]).finally(() => clearInterval(watch))
+  if (ended === null) {
+    console.log(`the outer guest stands still after\n${job.stdout().slice(-400)}\n${outer.console()}`)
+    job.done.catch(() => {})
+    await outer.kill()
+  } else if (ended.code !== 0) throw job.error('the story broke off')
+  return ended
+}
 
 afterAll(() => bed?.close(), 30_000)
 

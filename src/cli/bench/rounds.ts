@@ -69,10 +69,10 @@ export class Rounds {
     const { idleGap, size, ring } = largest
     const child = this.#crew.start('the floors', {
       role: 'floor',
-      each: FLOOR_MS + 3 * idleGap,
+      each: FLOOR_MS,
       job: { cpus, idleGap, size, ring },
     })
-    const { floors } = await child.hear('floors', 5 * (FLOOR_MS + 6 * idleGap) + SPARE_MS)
+    const { floors } = await child.hear('floors', 5 * FLOOR_MS + 6 * idleGap + SPARE_MS)
     await child.ended
     return floors
   }

@@ -242,14 +242,15 @@ async function meet(start: Extract<Start, { role: 'meet' }>): Promise<Said> {
 
 function floors({ job, each }: Extract<Start, { role: 'floor' }>): Said {
   const [cpu, other] = job.cpus ?? [-1, -1]
-  const measure = (kind: FloorKind, size = job.size) =>
-    native.benchFloor(kind, cpu, other, each * NANO, job.idleGap * NANO, size, job.ring)
+  const measure = (kind: FloorKind, size = job.size, ms = each) =>
+    native.benchFloor(kind, cpu, other, ms * NANO, job.idleGap * NANO, size, job.ring)
   return {
     type: 'floors',
     floors: {
       cacheLineRoundTrip: measure(FloorKind.CACHE_LINE),
       ringRoundTrip: measure(FloorKind.RING, 64),
-      eventfdRoundTrip: measure(FloorKind.EVENTFD),
+      // the only one that rests between two
+      eventfdRoundTrip: measure(FloorKind.EVENTFD, job.size, each + 3 * job.idleGap),
       memcpyBytesPerSecond: measure(FloorKind.MEMCPY),
       fillBytesPerSecond: measure(FloorKind.FILL),
     },

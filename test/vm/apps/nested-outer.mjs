@@ -18,6 +18,7 @@ const STEP_MS = Number(process.argv[2])
 const root = resolve(import.meta.dirname, '../../..')
 const started = Date.now()
 const say = (said, more) => console.log(JSON.stringify({ at: (Date.now() - started) / 1000, said, ...more }))
+setInterval(() => say('alive'), 5000).unref()
 
 function within(promise, ms, what) {
   const late = sleep(ms, null, { ref: false }).then(() => {
