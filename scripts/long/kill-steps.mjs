@@ -110,6 +110,16 @@ class Rig {
   async start(daemonEnv) {
     const program = daemonEnv && { copy, env: daemonEnv }
     this.daemon = await household.daemon(this.args, false, program, this.name)
+    const { child } = this.daemon
+    const gone = new Promise((_, reject) =>
+      child.once('exit', () => reject(new Error('the daemon has ended'))),
+    )
+    gone.catch(() => {}) // later it is meant to
+    await Promise.race([this.#people(), gone])
+    return this
+  }
+
+  async #people() {
     const { region, relay } = this.daemon
     this.survivor = household.worker('kill-survivor.mjs')
     this.witness = household.worker('kill-survivor.mjs')
@@ -118,7 +128,6 @@ class Rig {
     await this.survivor.ask('talk', 'witness')
     await sleep(300)
     this.base = await this.survivor.ask('free')
-    return this
   }
 
   /** A life that may end at a step. What it reached; null: it was killed. */
