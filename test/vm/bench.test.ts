@@ -32,17 +32,22 @@ async function between(test: string, ...options: string[]): Promise<Report> {
 }
 
 it(
-  'latency and throughput between two guests, nothing lost, and it says that the processor is emulated',
+  'every subcommand between two guests, nothing lost, and it says that the processor is emulated',
   async () => {
     const latency = await between('latency', '--transport', 'shm,socket', '--mode', 'event')
     const throughput = await between('throughput', '--transport', 'shm', '--mode', 'event', '--touch', 'all')
+    const rate = await between('rate', '--rate', '200', '--transport', 'shm', '--mode', 'event')
+    const scale = await between('scale', '--channels', '20', '--transport', 'shm', '--mode', 'event')
     const sound = { lost: 0, duplicated: 0, reordered: 0 }
     expect(latency.results).toMatchObject([
       { transport: 'shm', ...sound },
       { transport: 'socket', ...sound },
     ])
     expect(throughput.results).toMatchObject([{ transport: 'shm', touch: 'all', ...sound }])
-    for (const { samples } of [...latency.results, ...throughput.results]) expect(samples).toBeGreaterThan(0)
+    expect(rate.results).toMatchObject([{ transport: 'shm', test: 'rate', ...sound }])
+    expect(scale.results).toMatchObject([{ transport: 'shm', channels: 20, ...sound }])
+    const all = [latency, throughput, rate, scale].flatMap(({ results }) => results)
+    for (const { samples } of all) expect(samples).toBeGreaterThan(0)
     const { emulated, other } = latency.environment as unknown as Record<string, Record<string, unknown>>
     expect([emulated, other?.emulated]).toEqual(
       [a, b].map(({ accelerator }) => accelerator.startsWith('tcg')),
