@@ -35,7 +35,7 @@ const together = [
   ['vitest, ASan and UBSan', npm('test:asan'), byLastLine, 20],
   ['C++ tests, TSan', node('scripts/native.mjs', 'test', 'thread'), byLastLine, 20],
   ['Node 22, 24, 26', node('scripts/nodes.mjs', '22', '24', '26'), byLastLine, 25],
-  ['processes killed', node('scripts/long/kill.mjs', '--kills', '120', '--every', '10'), byLastLine, 10],
+  ['processes killed', node('scripts/long/kill.mjs', '--kills', '500', '--every', '20'), byLastLine, 10],
   ['daemon killed', node('scripts/long/restart.mjs', '--times', '3'), byLastLine, 5],
   ['fuzzing', node('scripts/long/fuzz.mjs', '--ci'), byLastLine, 10],
   ['C++ tests, arm64', npm('test:native-arm64'), byLastLine, 10],
@@ -50,9 +50,10 @@ const beside = {
   after: 'vitest, addon by cmake-js',
   suite: ['soak', node('scripts/long/soak.mjs', '--minutes', '5'), byLastLine, 12],
 }
-// Of `npm run test:vm`; bench would take too long beside these, net does not pass yet.
+// Of `npm run test:vm`; bench would take too long beside these.
 const guests = [
   'nested',
+  'net',
   'cat',
   'vsock',
   'life',
