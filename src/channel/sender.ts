@@ -126,8 +126,10 @@ export class Sender {
 
   #fragments(waiting: Waiting, size: number): number {
     const { bytes } = waiting
+    // From here on it waits for room for a fragment, also when not even the first fits: room for a descriptor may be there all along.
+    waiting.at = Math.max(waiting.at, 0)
     for (let budget = BYTES_PER_TURN; budget > 0; budget -= size) {
-      const at = Math.max(waiting.at, 0)
+      const { at } = waiting
       const last = at + size >= bytes.length
       const status = this.#session.out.put(
         bytes.subarray(at, at + size),
