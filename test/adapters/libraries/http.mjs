@@ -7,8 +7,9 @@ export function serve(at) {
   return new Promise((done) => createServer((socket) => web.emit('connection', socket)).listen(at, done))
 }
 
-export function open(at) {
+export function open(path) {
+  const at = target(path)
   const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
-  agent.createConnection = () => connect(target(at))
+  agent.createConnection = () => connect(at)
   return httpClient(agent)
 }

@@ -7,12 +7,13 @@ import { patience, target } from './shared.mjs'
 const connector = (at) =>
   class extends AbstractConnector {
     async connect() {
-      this.stream = connect(target(at))
+      this.stream = connect(at)
       return this.stream
     }
   }
 
-export function open(at) {
+export function open(path) {
+  const at = target(path)
   const redis = new Redis({
     Connector: connector(at),
     retryStrategy: null,

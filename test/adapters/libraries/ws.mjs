@@ -12,8 +12,9 @@ export function serve(at) {
   return new Promise((done) => createServer((socket) => web.emit('connection', socket)).listen(at, done))
 }
 
-export async function open(at) {
-  const socket = new WebSocket('ws://web', { createConnection: () => connect(target(at)) })
+export async function open(path) {
+  const at = target(path)
+  const socket = new WebSocket('ws://web', { createConnection: () => connect(at) })
   await once(socket, 'open')
   const ask = async (message) => {
     const answer = once(socket, 'message')
