@@ -50,10 +50,9 @@ const beside = {
   after: 'vitest, addon by cmake-js',
   suite: ['soak', node('scripts/long/soak.mjs', '--minutes', '5'), byLastLine, 12],
 }
-// Of `npm run test:vm`; bench would take too long beside these.
+// Of `npm run test:vm`; bench and net would take too long beside these.
 const guests = [
   'nested',
-  'net',
   'cat',
   'vsock',
   'life',

@@ -7,12 +7,11 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Channel } from '../../src/index.js'
-import type { Guest } from '../../src/vm/index.js'
-import { Group } from './group.js'
+import { Bed, type Guest } from '../../src/vm/index.js'
 import { sparseFile } from './hub.js'
 import {
   checksum,
-  type Daemon,
+  Daemon,
   devices,
   MiB,
   randomFile,
@@ -24,7 +23,7 @@ import {
   withHost,
 } from './ring.js'
 
-let group: Group
+let bed: Bed
 let daemon: Daemon
 let a: Guest
 let b: Guest
@@ -34,25 +33,30 @@ let plainFile: string
 let big: { path: string; sum: string }
 
 beforeAll(async () => {
-  group = await Group.boot({
-    guests: ['a', 'b'],
-    host: ['--size', '64M'],
-    devices: (folder) => {
-      plainFile = join(folder, 'plain')
-      sparseFile(plainFile, 16 * MiB)
-      return [{ kind: 'plain', id: 'iv1', file: plainFile, size: 16 * MiB }]
-    },
+  bed = await Bed.open()
+  daemon = await Daemon.start(join(bed.folder, 'host'), '--size', '64M')
+  plainFile = join(bed.folder, 'plain')
+  sparseFile(plainFile, 16 * MiB)
+  big = randomFile(join(bed.folder, 'big'), 64 * MiB)
+  const both = (name: string) => ({
+    name,
+    devices: [
+      { kind: 'doorbell' as const, id: 'iv0', socket: daemon.socket },
+      { kind: 'plain' as const, id: 'iv1', file: plainFile, size: 16 * MiB },
+    ],
   })
-  daemon = group.daemon
-  ;[a, b] = group.guests as [Guest, Guest]
-  big = randomFile(join(group.bed.folder, 'big'), 64 * MiB)
+  ;[a, b] = (await bed.bootAll([both('a'), both('b')])) as [Guest, Guest]
   const found = await devices(a)
   expect(await devices(b)).toEqual(found)
-  doorbell = group.addresses[0]!
+  doorbell = found.find(({ interrupts }) => interrupts)!.address
   plain = found.find(({ interrupts }) => !interrupts)!.address
+  await Promise.all([a, b].map((guest) => setDriver(guest, doorbell, 'vfio-pci')))
 }, 300_000)
 
-afterAll(() => group?.[Symbol.asyncDispose](), 30_000)
+afterAll(async () => {
+  await bed?.close()
+  await daemon?.[Symbol.asyncDispose]()
+}, 30_000)
 
 /** One file from guest to guest. */
 async function carry(service: string, region: string) {
@@ -192,7 +196,7 @@ describe('one device and two', () => {
     expect(unnamed.stderr).toContain('ERR_VMRING_SEVERAL_DEVICES')
     expect(unnamed.stderr).toContain(`pci:${doorbell}`)
     expect(unnamed.stderr).toContain(`pci:${plain}`)
-    const small = randomFile(join(group.bed.folder, 'small'), MiB)
+    const small = randomFile(join(bed.folder, 'small'), MiB)
     const regions = { first: `pci:${doorbell}`, second: `pci:${plain}` }
     await Promise.all(
       Object.entries(regions).map(async ([service, region]) => {

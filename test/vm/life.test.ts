@@ -8,9 +8,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { hostStatus } from '../../src/host/admin-client.js'
 import { attach } from '../../src/index.js'
-import type { Guest, Job } from '../../src/vm/index.js'
-import { Group } from './group.js'
-import { type Daemon, setDriver } from './ring.js'
+import { Bed, type Guest, type Job } from '../../src/vm/index.js'
+import { Daemon, devices, setDriver } from './ring.js'
 import { type Peer, Talk } from './talk.js'
 
 const ROUNDS = Number(process.env.VMRING_VM_ROUNDS ?? 3)
@@ -18,7 +17,7 @@ const LIMIT_MS = 120_000 + ROUNDS * 120_000
 const SILENCE_MS = 2000 // by then whoever talks to a silent peer knows
 const app = (name: string) => join(import.meta.dirname, 'apps', name)
 
-let group: Group
+let bed: Bed
 let daemon: Daemon
 let host: Peer
 let a: Guest
@@ -26,19 +25,26 @@ let b: Guest
 let address: string
 let freeBytes: number
 
+const options = (name: string) => ({
+  name,
+  devices: [{ kind: 'doorbell' as const, id: 'iv0', socket: daemon.socket }],
+  lifetime: LIMIT_MS,
+})
+
 beforeAll(async () => {
-  const machine = { lifetime: LIMIT_MS }
-  group = await Group.boot({ guests: ['a', 'b'], host: ['--size', '64M'], machine })
-  daemon = group.daemon
-  ;[a, b] = group.guests as [Guest, Guest]
-  address = group.addresses[0]!
+  bed = await Bed.open()
+  daemon = await Daemon.start(join(bed.folder, 'host'), '--size', '64M')
   host = await attach({ region: `unix:${daemon.socket}` })
   freeBytes = host.counters()!.freeBytes
+  ;[a, b] = (await bed.bootAll([options('a'), options('b')])) as [Guest, Guest]
+  address = (await devices(a))[0]!.address
+  await Promise.all([a, b].map((guest) => setDriver(guest, address, 'vfio-pci')))
 }, 300_000)
 
 afterAll(async () => {
   await host?.close()
-  await group?.[Symbol.asyncDispose]()
+  await bed?.close()
+  await daemon?.[Symbol.asyncDispose]()
 }, 30_000)
 
 function echo(guest: Guest, service: string): Job {
@@ -115,7 +121,8 @@ async function machineKills(): Promise<void> {
     const { code, after } = await end
     expect(code).toBe('ERR_VMRING_PEER_GONE')
     expect(after).toBeLessThan(SILENCE_MS)
-    b = await group.boot('b')
+    b = await bed.boot(options('b'))
+    await setDriver(b, address, 'vfio-pci')
   })
 }
 
@@ -229,7 +236,8 @@ describe('during traffic', () => {
 
   it('a daemon that dies is not missed; started again, processes of the host join it by themselves', async () => {
     await a.kill() // its QEMU saw others leave, and it is to be unplugged
-    a = await group.boot('a')
+    a = await bed.boot(options('a'))
+    await setDriver(a, address, 'vfio-pci')
     const jobs = [echo(a, 'a'), echo(b, 'b')]
     const [one, two] = (await Promise.all([Talk.open(host, 'a'), Talk.open(host, 'b')])) as [Talk, Talk]
     await daemon.kill('SIGKILL')

@@ -3,20 +3,31 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { Group } from './group.js'
-import { MiB } from './ring.js'
+import { Bed, type Guest } from '../../src/vm/index.js'
+import { Daemon, devices, MiB, setDriver } from './ring.js'
 
 const app = join(import.meta.dirname, 'apps/mesh.mjs')
 const GUESTS = 4
 
-let group: Group
+let bed: Bed
+let daemon: Daemon
+let guests: Guest[]
 
 beforeAll(async () => {
-  const guests = Array.from({ length: GUESTS }, (_, index) => `g${index}`)
-  group = await Group.boot({ guests, host: ['--size', '64M', '--sections', '8'] })
+  bed = await Bed.open()
+  daemon = await Daemon.start(join(bed.folder, 'host'), '--size', '64M', '--sections', '8')
+  guests = await bed.bootAll(
+    Array.from({ length: GUESTS }, (_, index) => ({
+      name: `g${index}`,
+      devices: [{ kind: 'doorbell' as const, id: 'iv0', socket: daemon.socket }],
+    })),
+  )
 }, 300_000)
 
-afterAll(() => group?.[Symbol.asyncDispose](), 30_000)
+afterAll(async () => {
+  await bed?.close()
+  await daemon?.[Symbol.asyncDispose]()
+}, 30_000)
 
 async function onHost(args: string[]): Promise<string> {
   const child = spawn(process.execPath, [app, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
@@ -30,12 +41,13 @@ async function onHost(args: string[]): Promise<string> {
 }
 
 it('every pair, both ways, checksums right', async () => {
-  const { daemon, guests, regions } = group
+  const { address } = (await devices(guests[0]!))[0]!
   const shape = (index: number) => [String(index), String(GUESTS + 1), String(2 * MiB)]
   const results = await Promise.all([
     onHost([`unix:${daemon.socket}`, ...shape(GUESTS)]),
     ...guests.map(async (guest, index) => {
-      const argv = [process.execPath, app, regions[0]!, ...shape(index)]
+      await setDriver(guest, address, 'vfio-pci')
+      const argv = [process.execPath, app, `pci:${address}`, ...shape(index)]
       return (await guest.run(argv, { timeout: 240_000 })).stdout
     }),
   ])
