@@ -201,6 +201,16 @@ class Rig {
     if (!(await within(Promise.all(back), TOLD_MS * SLACK)))
       throw new Error('not everybody joined the new daemon')
     state.joined.push(now() - start)
+    // the relay comes after the region, and the life that follows moves its channels there
+    const people = await Promise.all([this.survivor.ask('uuid'), this.witness.ask('uuid')])
+    const atRelay = async () => {
+      const { relay } = await askHost(this.daemon.socket, { op: 'status' })
+      return people.every((uuid) => relay.peers.some((one) => one.uuid === uuid && one.present))
+    }
+    while (!(await atRelay())) {
+      if (now() - start > TOLD_MS * SLACK) throw new Error('not everybody is at the new relay')
+      await sleep(5)
+    }
   }
 
   /** What is not as it must be when nobody but survivor and witness is left. */
