@@ -38,6 +38,7 @@ const together = [
   ['processes killed', node('scripts/long/kill.mjs', '--kills', '500', '--every', '20'), byLastLine, 10],
   ['daemon killed', node('scripts/long/restart.mjs', '--times', '3'), byLastLine, 5],
   ['fuzzing', node('scripts/long/fuzz.mjs', '--ci'), byLastLine, 10],
+  ['C++ tests, valgrind', node('scripts/native.mjs', 'test', 'valgrind'), byLastLine, 10],
   ['C++ tests, arm64', npm('test:native-arm64'), byLastLine, 10],
   ['libraries over vmring', ['npm', 'run', 'test:adapters', '--', ...json], byReport, 15],
   ['Spin models', ['bash', 'native/test/spin/run.sh'], byLastLine, 10],
