@@ -4,7 +4,7 @@
  */
 import type { Channel } from '../channel/channel.js'
 import type { Server as ChannelServer } from '../channel/server.js'
-import { addressInUse, VmringError } from '../errors.js'
+import { VmringError } from '../errors.js'
 import { type AttachOptions, attach } from '../peer/attach.js'
 import type { Peer } from '../peer/peer.js'
 import type { ConnectOptions } from '../session/hub.js'
@@ -128,13 +128,12 @@ export class SharedPeer {
     }
   }
 
-  /** As Peer.listen(); EADDRINUSE also when another process is known to listen there. */
+  /** As Peer.listen(); EADDRINUSE also when another process of the region listens there, or was first of those that began at the same moment. */
   async listen(service: string): Promise<ChannelServer> {
     this.#opening.add(service)
     try {
       const peer = await this.get()
-      if (await peer.taken(service)) throw addressInUse(service, 'another process')
-      return await peer.listen(service)
+      return await peer.listenAlone(service)
     } finally {
       this.#opening.delete(service)
     }
@@ -142,12 +141,7 @@ export class SharedPeer {
 
   /** Whether somebody in this region is known to listen there. */
   taken(service: string): boolean {
-    const peer = this.ready
-    if (peer === null) return false
-    return (
-      peer.services.includes(service) ||
-      peer.peers().some(({ services, stalled }) => !stalled && services.includes(service))
-    )
+    return this.ready?.taken(service) ?? false
   }
 }
 

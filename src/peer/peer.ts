@@ -6,7 +6,7 @@ import { type ListenOptions, Server } from '../channel/server.js'
 import { VmringError } from '../errors.js'
 import type { PeerCounters } from '../native/types.js'
 import { rethrowLater } from '../ring/ends.js'
-import { introductions } from '../session/connect.js'
+import { listenAlone, takenByOthers } from '../session/claim.js'
 import {
   type ConnectOptions,
   checkService,
@@ -134,10 +134,15 @@ export class Peer extends EventEmitter<PeerEvents> {
     return new Channel(await this.#hub.connect(service, options), this.#host)
   }
 
-  /** @internal Whether another process that is not silent listens under that name: asks those who have not told yet. */
-  async taken(service: string): Promise<boolean> {
-    await introductions(this.#hub)
-    return [...this.#hub.remotes.values()].some((remote) => !remote.stalled && remote.services.has(service))
+  /** @internal As listen(), for one process of the region alone: EADDRINUSE also when another one has the name. */
+  listenAlone(service: string): Promise<Server> {
+    checkService(service)
+    return listenAlone(this.#hub, service, () => this.listen(service))
+  }
+
+  /** @internal Whether this process, or another one that is not silent, is known to listen under that name. */
+  taken(service: string): boolean {
+    return this.services.includes(service) || takenByOthers(this.#hub, service)
   }
 
   /** Closes servers, resets channels that are still open, leaves the region. Close channels first to flush them. */

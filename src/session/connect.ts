@@ -71,12 +71,23 @@ export async function connectService(
 
 /** Resolves once everybody who is there has told what he listens under; at the latest after the time that HELLO may take. */
 export async function introductions(hub: SessionHub): Promise<void> {
+  await answers(hub, 0)
+}
+
+async function answers(hub: SessionHub, since: number): Promise<void> {
   const deadline = performance.now() + hub.timing.introductionLimit
   for (;;) {
     const left = deadline - performance.now()
-    if (hub.closed || left <= 0 || untellers(hub, 0).length === 0) return
+    if (hub.closed || left <= 0 || untellers(hub, since).length === 0) return
     await hub.change(left)
   }
+}
+
+/** Asks everybody anew what he listens under; resolves as introductions() does. */
+export async function whatAllListenTo(hub: SessionHub): Promise<void> {
+  const asked = performance.now()
+  for (const remote of hub.remotes.values()) remote.greet()
+  await answers(hub, asked)
 }
 
 /** Those who have not told since then what they listen under, and may still do so. */

@@ -92,6 +92,7 @@ export class SessionHub implements PathEvents {
   readonly #sessions = new Map<string, Session>()
   readonly #tombstones = new Map<string, Tombstone>()
   readonly #listeners = new Map<string, Listener>()
+  readonly #claims = new Set<string>()
   readonly #changed = new Set<() => void>()
   #counter = 0
   #serial = 0
@@ -255,6 +256,24 @@ export class SessionHub implements PathEvents {
     this.onReport?.()
   }
 
+  /** Shows the others a name that leads nowhere. */
+  claim(name: string): void {
+    this.#claims.add(name)
+    this.#tell(FrameType.ANNOUNCE, name)
+  }
+
+  unclaim(name: string): void {
+    if (this.#claims.delete(name)) this.#tell(FrameType.WITHDRAW, name)
+  }
+
+  claims(name: string): boolean {
+    return this.#claims.has(name)
+  }
+
+  #names(): string[] {
+    return [...this.#listeners.keys(), ...this.#claims]
+  }
+
   #tell(type: number, service: string): void {
     const frame = encodeFrame({ type, service })
     for (const remote of this.remotes.values()) remote.send(frame)
@@ -332,7 +351,7 @@ export class SessionHub implements PathEvents {
     this.steward.heard(path)
     switch (frame.type) {
       case FrameType.HELLO:
-        for (const ack of helloAcks(this.#listeners.keys(), ++this.#serial, path.maxFrame)) path.send(ack)
+        for (const ack of helloAcks(this.#names(), ++this.#serial, path.maxFrame)) path.send(ack)
         return
       case FrameType.HELLO_ACK:
         if (remote.onHelloAck(frame)) this.notify()
@@ -343,6 +362,7 @@ export class SessionHub implements PathEvents {
         return
       case FrameType.WITHDRAW:
         if (frame.service !== undefined) remote.services.delete(frame.service)
+        this.notify()
         return
       case FrameType.BELLS:
         this.onBells?.(path, frame.flags)
