@@ -79,9 +79,9 @@ export async function introductions(hub: SessionHub): Promise<void> {
   }
 }
 
-/** Those who have not told since then what they listen under, and may still do so. */
+/** Those who have not told since then what they listen under (0: at all), and may still do so. */
 function untellers({ remotes }: SessionHub, since: number): Remote[] {
-  return [...remotes.values()].filter(({ known, toldAt, stalled }) => !stalled && (!known || toldAt < since))
+  return [...remotes.values()].filter(({ toldAt, stalled }) => !stalled && toldAt <= since)
 }
 
 function mayDial({ dialer }: SessionHub, { paths }: ConnectOptions): boolean {
