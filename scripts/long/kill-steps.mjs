@@ -135,7 +135,10 @@ class Rig {
     const whose = ++names
     const { region, relay, socket } = this.daemon
     const diary = join(household.folder, `died-${whose}`)
+    const go = `${diary}-go`
     const env = step === undefined ? {} : { VMRING_STEP: step.join('\t'), VMRING_STEP_AT: diary }
+    // whoever dies in the new region before the survivor has seen it there has died without a daemon, as far as that one knows
+    if (rejoin) env.VMRING_STEP_GO = go
     const one = household.worker('kill-life.mjs', { args: [join(copy, 'dist/index.js')], preload: true, env })
     const heard = (word) =>
       new Promise((resolve) => {
@@ -158,6 +161,8 @@ class Rig {
       const uuid = await opened
       if (rejoin) {
         await this.restart()
+        await looksAround(this.survivor)
+        writeFileSync(go, '')
         await Promise.race([back, ended]) // it may die on the way there, and then says nothing any more
         await one.ask('closeAll')
         await sleep(3500) // a former region is left when it has been unused for two looks
