@@ -33,6 +33,8 @@ const together = [
   ['vitest, addon by cmake-js', node('scripts/vitest-cmake.mjs'), byLastLine, 10],
   ['C++ tests, ASan and UBSan', node('scripts/native.mjs', 'test', 'address'), byLastLine, 20],
   ['vitest, ASan and UBSan', npm('test:asan'), byLastLine, 20],
+  // with what the two before it have built
+  ['scribbling, ASan and UBSan', node('scripts/long/scribble.mjs', '--ci'), byLastLine, 10],
   ['C++ tests, TSan', node('scripts/native.mjs', 'test', 'thread'), byLastLine, 20],
   ['Node 22, 24, 26', node('scripts/nodes.mjs', '22', '24', '26'), byLastLine, 25],
   ['processes killed', node('scripts/long/kill.mjs', '--kills', '500', '--every', '20'), byLastLine, 10],

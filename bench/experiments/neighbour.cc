@@ -1,7 +1,6 @@
 // Whether somebody else is on the other half of this core: a chain of multiplications takes the same with and without, independent
 // additions take twice as long with. Processor times of everything else rise and fall with the second figure.
 //   g++ -O2 -std=c++20 bench/experiments/neighbour.cc -o neighbour && ./neighbour [PROCESSOR]      (x86-64)
-#include <sched.h>
 #include <x86intrin.h>
 
 #include <algorithm>
@@ -9,6 +8,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
+
+#include "pin.hpp"
 
 namespace {
 
@@ -23,10 +24,7 @@ void report(const char* name, std::vector<double>& cycles) {
 } // namespace
 
 int main(int count, char** arguments) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(count > 1 ? std::atoi(arguments[1]) : 0, &set);
-  sched_setaffinity(0, sizeof set, &set);
+  pin(count > 1 ? std::atoi(arguments[1]) : 0);
   std::vector<double> chained, independent;
   for (int sample = 0; sample < kSamples; ++sample) {
     const uint64_t begin = __rdtsc();

@@ -1,7 +1,6 @@
 // What the machine itself does to one in a thousand: single trips of one cache line between two processes that do nothing else, and what
 // one thread misses that does nothing but read the clock. The times that are not ours are in both.
 //   g++ -O2 -std=c++20 bench/experiments/tail.cc -o tail && ./tail [SECONDS]
-#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -14,19 +13,14 @@
 #include <cstdlib>
 #include <vector>
 
+#include "pin.hpp"
+
 namespace {
 
 uint64_t now() {
   timespec time{};
   clock_gettime(CLOCK_MONOTONIC, &time);
   return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
-}
-
-void pin(int cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  sched_setaffinity(0, sizeof set, &set);
 }
 
 void report(const char* name, std::vector<uint32_t>& times, double seconds) {

@@ -31,13 +31,7 @@ void Member::ring(EndEntry& end) {
 }
 
 void Member::reclaim_all() {
-  for (const Other& other : others_) {
-    for (const auto& group : other.ends) {
-      for (const uint32_t id : group) {
-        if (EndEntry* end = table_.find(id)) end->core.large_out().reclaim(memory_);
-      }
-    }
-  }
+  each_end([this](EndEntry& end) { end.core.large_out().reclaim(memory_); });
 }
 
 EndEntry& Member::create_end(uint32_t section, uint32_t capacity, uint32_t send_from, uint32_t receive_from) {
@@ -161,7 +155,7 @@ void Member::wait(EndEntry& end, uint64_t timeout) {
       if (now >= deadline || end.lost()) return;
       if (rung) {
         // A yield gives the rest of a time slice to whoever is there, which who will be woken need not do; he may lose it all the same.
-        yielded(before, now);
+        away(before, now);
         if (now >= until && !crowded(now)) spun_in_vain(now);
         if (now >= until || crowded(now)) break;
       } else if (now >= until) {

@@ -22,9 +22,8 @@ import {
   sleep,
   within,
 } from './lib.mjs'
+import { SLACK, TOLD_MS, Yard } from './yard.mjs'
 
-const TOLD_MS = 2000
-const SLACK = 5 // a machine that does other work; what came later than two seconds is counted
 const LIFE_MS = 150_000 // a life with all its checks; what takes longer hangs, and that is a failure
 const SAID_MS = 500
 const REJOINED_MS = 30_000 // a daemon has to start first
@@ -100,34 +99,18 @@ async function check(key, work) {
   return whole
 }
 
-/** A daemon, the survivor and the witness, who talk. */
-class Rig {
+class Rig extends Yard {
   constructor(name) {
-    this.name = name
-    this.args = ['--size', '64M', '--sections', '8']
+    super(household, name, ['--size', '64M', '--sections', '8'])
   }
 
   async start(daemonEnv) {
-    const program = daemonEnv && { copy, env: daemonEnv }
-    this.daemon = await household.daemon(this.args, false, program, this.name)
-    const { child } = this.daemon
-    const gone = new Promise((_, reject) =>
-      child.once('exit', () => reject(new Error('the daemon has ended'))),
-    )
-    gone.catch(() => {}) // later it is meant to
-    await Promise.race([this.#people(), gone])
+    const settled = async () => {
+      await sleep(300)
+      this.base = await this.survivor.ask('free')
+    }
+    await super.start(settled, daemonEnv && { copy, env: daemonEnv })
     return this
-  }
-
-  async #people() {
-    const { region, relay } = this.daemon
-    this.survivor = household.worker('kill-survivor.mjs')
-    this.witness = household.worker('kill-survivor.mjs')
-    await this.survivor.ask('start', 'survivor', region, relay)
-    await this.witness.ask('start', 'witness', region, relay)
-    await this.survivor.ask('talk', 'witness')
-    await sleep(300)
-    this.base = await this.survivor.ask('free')
   }
 
   /** A life that may end at a step. What it reached; null: it was killed. */
@@ -190,22 +173,11 @@ class Rig {
     return { steps, endedAt }
   }
 
-  async killDaemon() {
-    const { child } = this.daemon
-    if (child.exitCode !== null || child.signalCode !== null) return
-    const gone = new Promise((resolve) => child.once('exit', resolve))
-    child.kill('SIGKILL')
-    await gone
-  }
-
   async restart() {
-    await this.killDaemon()
-    const back = [this.survivor, this.witness].map((one) => new Promise((resolve) => (one.onNote = resolve)))
-    this.daemon = await household.daemon(this.args, false, undefined, this.name)
+    const took = await super.restart()
+    if (took === undefined) throw new Error('not everybody joined the new daemon')
+    state.joined.push(took)
     const start = now()
-    if (!(await within(Promise.all(back), TOLD_MS * SLACK)))
-      throw new Error('not everybody joined the new daemon')
-    state.joined.push(now() - start)
     // the relay comes after the region, and the life that follows moves its channels there
     const people = await Promise.all([this.survivor.ask('uuid'), this.witness.ask('uuid')])
     const atRelay = async () => {
@@ -244,13 +216,6 @@ class Rig {
       bad.push(`the witness: ${JSON.stringify(seen)}`)
     state.pauses.push(seen.longest)
     return bad
-  }
-
-  async end() {
-    const workers = [this.survivor, this.witness].filter((one) => one !== undefined)
-    for (const one of workers) one.kill()
-    await Promise.all(workers.map((one) => one.exited))
-    if (this.daemon !== undefined) await this.killDaemon()
   }
 }
 

@@ -161,7 +161,7 @@ class RegionBackend implements PeerBackend {
 
   #report({ peer }: ShmNetwork): PeerReport {
     const report = this.#hub.report()
-    return { ...report, limits: { ...report.limits!, muted: peer.counters().muted } }
+    return { ...report, limits: { ...report.limits, muted: peer.counters().muted } }
   }
 
   // ---- the daemon goes and comes
