@@ -168,6 +168,11 @@ export const errorTable = {
     raised: 'the relay address is malformed',
     cure: "use 'unix:PATH', 'vsock:CID:PORT' (the host is CID 2), or 'none'",
   },
+  ERR_VMRING_CLUSTER: {
+    raised:
+      'a worker of node:cluster listened at an address that leads to a service: the workers of a cluster cannot share one',
+    cure: "start one process without cluster, or take the address out of VMRING_MAP; in a single worker, listen with { exclusive: true }: the service is that worker's alone",
+  },
   ERR_VMRING_POLICY: {
     raised: 'the policy of the relay does not allow this peer to listen under or connect to that service',
     cure: 'ask whoever runs `vmring host`: a rule in its --policy file must name this origin (cid:N or uid:N) and the service',

@@ -23,6 +23,7 @@ export function systemError(
 /** What a failed attach, connect or listen is called at a socket. */
 const SETUP: Record<string, string> = {
   ERR_VMRING_POLICY: 'EACCES',
+  ERR_VMRING_CLUSTER: 'ENOTSUP',
   ERR_VMRING_TIMEOUT: 'ETIMEDOUT',
   ERR_VMRING_SECTION_FULL: 'ENOBUFS',
   ERR_VMRING_TOO_MANY_PEERS: 'ENOBUFS',

@@ -1,9 +1,11 @@
 /** A net.Server that listens under a service name. Everything but listen() is node:net's own, over a handle of ours. */
+import type { Cluster } from 'node:cluster'
 import diagnostics from 'node:diagnostics_channel'
 import { addAbortListener } from 'node:events'
 import net from 'node:net'
 import type { Channel } from '../channel/channel.js'
 import type { Server as ChannelServer } from '../channel/server.js'
+import { VmringError } from '../errors.js'
 import type { AttachOptions } from '../peer/attach.js'
 import type { Peer } from '../peer/peer.js'
 import { freePort, type NetAddress, type SocketName, socketName, type Target, targetOf } from './address.js'
@@ -49,11 +51,16 @@ export function listen(server: net.Server, args: unknown[]): boolean {
   self._listeningId++
   if (target.at.path !== undefined) self._pipeName = target.at.path
   self._connectionKey = connectionKey(options, target.at)
-  const handle = new Handle(server, target, shared)
+  const handle = new Handle(server, target, shared, sharesHandle(options))
   self._handle = handle
   if (self._unref) handle.unref()
   handle.start()
   return true
+}
+
+/** Whether node:net would listen through the primary of a cluster, at one handle for all workers. */
+function sharesHandle({ exclusive }: ConnectOptions): boolean {
+  return !exclusive && (process.getBuiltinModule('cluster') as unknown as Cluster).isWorker
 }
 
 /** Null: nothing that a route could take. */
@@ -91,6 +98,7 @@ class Handle {
   readonly #server: net.Server
   readonly #target: Target
   readonly #shared: SharedPeer
+  readonly #clustered: boolean
   readonly #local: SocketName | null
   #services: ChannelServer | null = null
   #referenced = true
@@ -98,10 +106,11 @@ class Handle {
   /** node:net calls it if it is there: ports have an address, paths have none */
   readonly getsockname?: (out: Partial<SocketName>) => number
 
-  constructor(server: net.Server, target: Target, shared: SharedPeer) {
+  constructor(server: net.Server, target: Target, shared: SharedPeer, clustered: boolean) {
     this.#server = server
     this.#target = target
     this.#shared = shared
+    this.#clustered = clustered
     const { host, port } = target.at
     this.#local = port === undefined ? null : socketName(host, port)
     if (this.#local !== null) {
@@ -128,6 +137,11 @@ class Handle {
 
   async #listen(): Promise<void> {
     const { service } = this.#target
+    if (this.#clustered)
+      throw new VmringError(
+        'ERR_VMRING_CLUSTER',
+        `the workers of a cluster cannot share service '${service}': start one process without cluster, or listen with { exclusive: true } in one worker`,
+      )
     const services = await this.#shared.listen(service)
     if (this.#closed) {
       await services.close()
