@@ -3,7 +3,7 @@
  * loaded, and the sockets that they make go through these two prototypes all the same.
  */
 import net from 'node:net'
-import { normalize } from './internals.js'
+import { inner, normalize } from './internals.js'
 import { listen } from './server.js'
 import { adopt, leadsToUs, Socket } from './socket.js'
 
@@ -13,7 +13,7 @@ let uninstall: (() => void) | null = null
 export function install(): () => void {
   if (uninstall !== null) return uninstall
   const tls = process.getBuiltinModule('tls')
-  const { connect } = net.Socket.prototype
+  const { connect, setNoDelay } = net.Socket.prototype
   const listenPlain = net.Server.prototype.listen
   const connectTls = tls.connect
   net.Socket.prototype.connect = function (this: net.Socket, ...args: unknown[]) {
@@ -32,15 +32,50 @@ export function install(): () => void {
     const more = args.find((one, index) => index > 0 && typeof one === 'object' && one !== null)
     const all = { ...options, ...(more as object) }
     if (all.socket || !leadsToUs(null, all)) return Reflect.apply(connectTls, tls, args)
-    const socket = net.connect(all as unknown as net.NetConnectOpts)
-    const rest = { ...all, socket }
-    return connectTls(rest as never, ...((callback === null ? [] : [callback]) as []))
+    // these are about the TLSSocket
+    const { signal: _signal, onread: _onread, timeout, ...plain } = all
+    const socket = net.connect(plain as unknown as net.NetConnectOpts)
+    try {
+      const secure = connectTls({ ...all, socket } as never, ...((callback === null ? [] : [callback]) as []))
+      if (timeout) secure.setTimeout(timeout as number)
+      // it knows no address but that of a handle
+      for (const name of ['_getpeername', '_getsockname'] as const)
+        Object.defineProperty(secure, name, { value: () => (socket as Socket)[name](), configurable: true })
+      // one that is destroyed while it connects forgets the other
+      secure.once('close', () => socket.destroy())
+      return secure
+    } catch (error) {
+      socket.destroy()
+      throw error
+    }
   }) as typeof connectTls
+  // http2 wraps a socket without a handle. This is the first that it calls of the wrapper, which must then pass on what the socket
+  // knows: http2 sets up its session at once unless the wrapper says that it connects.
+  net.Socket.prototype.setNoDelay = function (this: net.Socket & { stream?: unknown }, on) {
+    const { stream } = this
+    if (stream instanceof Socket && !Object.hasOwn(this, 'unref')) wrap(this, stream)
+    return setNoDelay.call(this, on)
+  }
   uninstall = () => {
     net.Socket.prototype.connect = connect
     net.Server.prototype.listen = listenPlain
     tls.connect = connectTls
+    net.Socket.prototype.setNoDelay = setNoDelay
     uninstall = null
   }
   return uninstall
+}
+
+function wrap(wrapper: net.Socket, socket: Socket): void {
+  const refer = (name: 'ref' | 'unref') => () => {
+    socket[name]()
+    return wrapper
+  }
+  Object.assign(wrapper, { ref: refer('ref'), unref: refer('unref') })
+  if (!socket.connecting) return
+  inner(wrapper).connecting = true
+  socket.once('connect', () => {
+    inner(wrapper).connecting = false
+    wrapper.emit('connect')
+  })
 }

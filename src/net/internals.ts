@@ -60,13 +60,15 @@ export function normalize(args: unknown[]): Normalized {
   return done ? (first as unknown as Normalized) : _normalizeArgs(args)
 }
 
-const tlsFile = /^node:(_tls_wrap|internal\/tls\/wrap)$/
+export const tlsFile = /^node:(_tls_wrap|internal\/tls\/wrap)$/
+/** what http2 and tls put around a stream that is no system socket */
+export const wrapperFile = /^node:internal\/js_stream_socket$/
 
-/** Whether the function that calls this was called by tls of node. */
-export function calledByTls(): boolean {
+/** Whether the function that calls this was called by that part of node. */
+export function calledBy(file: RegExp): boolean {
   const { prepareStackTrace, stackTraceLimit } = Error
   Error.stackTraceLimit = 5
-  Error.prepareStackTrace = (_error, sites) => sites.some((site) => tlsFile.test(site.getFileName() ?? ''))
+  Error.prepareStackTrace = (_error, sites) => sites.some((site) => file.test(site.getFileName() ?? ''))
   try {
     return (new Error().stack as unknown) === true
   } finally {

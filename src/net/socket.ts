@@ -17,7 +17,15 @@ import {
 } from './address.js'
 import { debug } from './debug.js'
 import { brokenConnection, connectFailure } from './failure.js'
-import { type ConnectOptions, calledByTls, inner, normalize, PlainSocket } from './internals.js'
+import {
+  type ConnectOptions,
+  calledBy,
+  inner,
+  normalize,
+  PlainSocket,
+  tlsFile,
+  wrapperFile,
+} from './internals.js'
 import { Link, type LinkEvents, type Piece } from './link.js'
 import { probe } from './lookup.js'
 import { OnRead } from './onread.js'
@@ -36,6 +44,8 @@ interface State {
   /** ends the attempt to connect */
   readonly giveUp: AbortController
   referenced: boolean
+  /** by tls or http2 */
+  wrapped: boolean
   local: SocketName | null
   remote: SocketName | null
   readonly onread: OnRead | null
@@ -99,10 +109,22 @@ export class Socket extends PlainSocket {
     return this
   }
 
-  /** A TLSSocket takes a socket without a handle for one that has still to connect, and waits for 'connect': it is told. */
+  /**
+   * A TLSSocket takes a socket without a handle for one that has still to connect, and waits for 'connect': it is told.
+   * What tls and http2 put around such a socket says goodbye when the other side has ended, or gone. Over a handle net.Socket would
+   * neither see that end nor answer it, and nobody hears of a goodbye that meets nobody.
+   */
   override once(name: string | symbol, listener: (...args: never[]) => void): this {
     super.once(name as string, listener as () => void)
-    if (name === 'connect' && this[kState]?.link != null && !this.connecting && calledByTls()) {
+    const state = this[kState]
+    if (name === 'end' && state !== undefined && calledBy(wrapperFile)) {
+      state.wrapped = true
+      // a TLSSocket looks first whether it is to be half open itself
+      process.nextTick(() => {
+        this.allowHalfOpen = true
+      })
+    }
+    if (name === 'connect' && state?.link != null && !this.connecting && calledBy(tlsFile)) {
       process.nextTick(() => {
         if (!this.listeners(name).includes(listener) || this.destroyed) return
         this.off(name, listener as () => void)
@@ -122,7 +144,8 @@ export class Socket extends PlainSocket {
   /** @internal both _write and _writev of node:net come here */
   _writeGeneric(many: boolean, data: unknown, encoding: BufferEncoding, done: Done): void {
     const self = inner(this)
-    const link = this[kState]?.link
+    const state = this[kState]
+    const link = state?.link
     if (link == null) {
       plain._writeGeneric.call(this, many, data, encoding, done)
       return
@@ -130,8 +153,9 @@ export class Socket extends PlainSocket {
     self._pendingData = null
     self._pendingEncoding = ''
     self._unrefTimer()
-    if (many) link.writeMany(data as Piece[], done)
-    else link.write(data, encoding, done)
+    const told = state?.wrapped ? () => done() : done
+    if (many) link.writeMany(data as Piece[], told)
+    else link.write(data, encoding, told)
   }
 
   override _final(done: Done): void {
@@ -254,6 +278,7 @@ function newState(socket: net.Socket, at: NetAddress): State {
     link: null,
     giveUp: new AbortController(),
     referenced: true,
+    wrapped: false,
     local: null,
     remote: null,
     onread: OnRead.of(socket),

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import http from 'node:http'
 import plain, { type Server } from 'node:net'
 import { join } from 'node:path'
+import tls from 'node:tls'
 import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
 import { attach } from '../../src/index.js'
 import * as net from '../../src/net/index.js'
@@ -372,4 +373,32 @@ test('a peer of the program is used and left open', async () => {
   const socket = net.connect({ path: server.address() as string, peer })
   expect(await text(socket)).toBe('x')
   expect(peer.peers().length).toBeGreaterThan(0)
+})
+
+test.each([
+  ['ends', (socket: tls.TLSSocket) => socket.end('bye')],
+  ['is gone', (socket: tls.TLSSocket) => socket.write('bye', () => socket.destroy())],
+])('tls: the other side %s, and the goodbye that answers it is no error', async (_, leave) => {
+  const psk = Buffer.alloc(32, 7)
+  const common = { ciphers: 'PSK', maxVersion: 'TLSv1.2' as const }
+  const secure = tls.createServer({ ...common, pskCallback: () => psk })
+  const over: Promise<unknown>[] = []
+  secure.on('secureConnection', (socket) => {
+    over.push(once(socket, 'close'))
+    socket.resume()
+    leave(socket)
+  })
+  const server = await listening((socket) => secure.emit('connection', socket))
+  for (let round = 0; round < 10; round++) {
+    const client = tls.connect({
+      ...common,
+      socket: net.connect(server.address() as string),
+      pskCallback: () => ({ psk, identity: 'us' }),
+      checkServerIdentity: () => undefined,
+    })
+    const closed = once(client, 'close')
+    expect(await text(client)).toBe('bye')
+    expect(await closed).toEqual([false])
+  }
+  await Promise.all(over)
 })

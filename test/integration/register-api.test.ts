@@ -137,6 +137,30 @@ test('nobody listens, and a service in use: the codes of node:net, the error of 
   )
 })
 
+test('http2 and tls: what connects says so, and not before', async () => {
+  const { region } = await startDaemon()
+  const run = { map: '127.0.0.1:7=h2,127.0.0.1:8=nobody', region }
+  const events = `.on('connect', () => console.log('connect')).on('error', (e) => console.log(e.code)).on('close', () => console.log('close'))`
+  expect(await done(start(`require('http2').connect('http://127.0.0.1:8')${events}`, run))).toBe(
+    'ECONNREFUSED\nclose',
+  )
+  const server = start(
+    `require('http2').createServer((q, r) => r.end(q.url)).listen(7, '127.0.0.1', () => console.log('ready'))`,
+    run,
+  )
+  await ready(server)
+  const client = `const session = require('http2').connect('http://127.0.0.1:7')${events}
+    session.request({ ':path': '/over-http2' }).on('data', (data) => console.log(String(data))).on('close', () => session.close())`
+  expect(await done(start(client, run))).toBe('connect\n/over-http2\nclose')
+  // wrong options are thrown, and nothing is left that connects; a signal is heard
+  const wrong = `const tls = require('tls')
+    try { tls.connect({ port: 8, host: '127.0.0.1', minVersion: 'none' }) } catch (e) { console.log(e.code) }
+    const stop = new AbortController()
+    tls.connect({ port: 7, host: '127.0.0.1', signal: stop.signal }).on('error', (e) => console.log(e.code))
+    stop.abort()`
+  expect(await done(start(wrong, run))).toBe('ERR_TLS_INVALID_PROTOCOL_VERSION\nABORT_ERR')
+}, 120_000)
+
 test('no daemon: a mapped address is refused, with the reason', async () => {
   const run = { map: '127.0.0.1:7=echo', region: `unix:${join(scratch(), 'none.sock')}` }
   const code = `require('net').connect(7, '127.0.0.1').on('error', (e) => console.log(e.syscall, e.code, e.cause.message))`
