@@ -19,6 +19,17 @@ export function scratch(name) {
   return path
 }
 
+/** What ends each child that run() waits for: while there are any, they end with us. Not all of them hear Ctrl-C themselves. */
+const children = new Set()
+const endAll = () => {
+  for (const end of children) end('SIGINT')
+}
+const leave = () => process.exit(130)
+function watch(change) {
+  process[change]('exit', endAll)
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process[change](signal, leave)
+}
+
 /**
  * Runs a command to its end. `title` shows progress on a terminal and keeps the output for the case of failure; without
  * it the output goes where ours goes. `log` (a function) gets the output as it comes. Never throws for what the command did.
@@ -59,18 +70,13 @@ export function run(command, args, { title, log, env, cwd = root, timeout = 0 } 
           end('SIGKILL')
         }, timeout)
       : undefined
-    // a group of its own does not hear Ctrl-C
-    const forward = timeout
-      ? (signal) => {
-          end(signal)
-          process.exit(130)
-        }
-      : undefined
-    if (forward) for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, forward)
+    if (children.size === 0) watch('on')
+    children.add(end)
     const finish = (code, why) => {
       clearInterval(ticker)
       clearTimeout(timer)
-      if (forward) for (const signal of ['SIGINT', 'SIGTERM']) process.off(signal, forward)
+      children.delete(end)
+      if (children.size === 0) watch('off')
       if (live) process.stderr.write('\r\x1b[K')
       const output = Buffer.concat(chunks).toString()
       if (title !== undefined) say(`${title}: ${code === 0 ? 'done' : 'failed'} in ${seconds(started)} s`)

@@ -1,10 +1,11 @@
-// The long runs in full, one unit of work after the other:
-//   npm run long -- scribble | fuzz | torn | kill | soak | restart | storm [--plan]
+// The long runs in full, unit of work by unit of work:
+//   npm run long -- scribble | fuzz | torn | kill | soak | restart | storm [--plan] [--beside N]
 // What is done is kept in build/long after each unit, and the same command goes on from there, also after Ctrl-C, as long as
 // the commit is the same. Results, with commit id, memory, descriptors and times, go to bench/results/long/NAME.json and .svg.
 import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { parseArgs } from 'node:util'
 import { machine, Progress, processStats, root, saveJson, say } from './long/lib.mjs'
 import { plot } from './long/plot.mjs'
 
@@ -67,17 +68,26 @@ const runs = {
   },
 }
 
-const [name, ...rest] = process.argv.slice(2)
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    plan: { type: 'boolean' },
+    beside: { type: 'string', default: '1' },
+    help: { type: 'boolean', short: 'h' },
+  },
+})
+const [name, ...rest] = positionals
 const chosen = runs[name]
-if (chosen === undefined || rest.some((word) => word !== '--plan')) {
+const width = Number(values.beside)
+if (chosen === undefined || rest.length > 0 || values.help || !(width >= 1)) {
   const lines = Object.entries(runs).map(([one, { about }]) => `  ${one.padEnd(10)} ${about}`)
   console.log(
-    `usage: npm run long -- NAME [--plan]\n${lines.join('\n')}\n\n--plan only says what would run. Results: bench/results/long. Ctrl-C leaves nothing behind; the same command goes on.`,
+    `usage: npm run long -- NAME [--plan] [--beside N]\n${lines.join('\n')}\n\n--plan only says what would run, --beside runs N units at a time. Results: bench/results/long. Ctrl-C leaves nothing behind; the same command goes on.`,
   )
-  process.exit(name === '--help' || name === '-h' ? 0 : 2)
+  process.exit(values.help ? 0 : 2)
 }
 const units = await chosen.units()
-if (rest.includes('--plan')) {
+if (values.plan) {
   for (const unit of units) console.log(`node ${unit.join(' ').replaceAll(`${root}/`, '')}`)
   process.exit(0)
 }
@@ -88,7 +98,7 @@ const progress = new Progress(`long-${name}`, { units, commit: made.commit })
 const done = progress.load() ?? []
 if (done.length > 0) say(`${name}: ${done.length} of ${units.length} units are done, going on`)
 
-let child = null
+const children = new Set()
 let interrupted = false
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.on(signal, () => {
@@ -99,12 +109,14 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
 }
 process.on('exit', () => end('SIGKILL'))
 
-/** The unit and everything that it started: a group of its own. */
+/** The units that run and everything that they started: each a group of its own. */
 function end(signal) {
-  try {
-    if (child !== null) process.kill(-child.pid, signal)
-  } catch {
-    // it has ended by itself
+  for (const child of children) {
+    try {
+      process.kill(-child.pid, signal)
+    } catch {
+      // it has ended by itself
+    }
   }
 }
 
@@ -135,11 +147,16 @@ function family(pid) {
 }
 
 /** One unit to its end: what it said as JSON, how it ended, and what it used. */
-function perform(unit) {
+function perform(unit, number) {
   return new Promise((resolve) => {
     const began = Date.now()
-    const result = { command: unit.join(' ').replaceAll(`${root}/`, ''), lines: [], samples: [] }
-    child = spawn(process.execPath, unit, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'], detached: true })
+    const result = { number, command: unit.join(' ').replaceAll(`${root}/`, ''), lines: [], samples: [] }
+    const child = spawn(process.execPath, unit, {
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'inherit'],
+      detached: true,
+    })
+    children.add(child)
     const sampler = setInterval(() => {
       result.samples.push({ t: (Date.now() - began) / 60_000, ...family(child.pid) })
     }, 10_000)
@@ -150,7 +167,7 @@ function perform(unit) {
     })
     child.on('close', (code, signal) => {
       clearInterval(sampler)
-      child = null
+      children.delete(child)
       for (const line of text.split('\n').filter((one) => one.startsWith('{'))) {
         try {
           result.lines.push(JSON.parse(line))
@@ -163,16 +180,21 @@ function perform(unit) {
   })
 }
 
-for (const unit of units.slice(done.length)) {
-  say(
-    `${name}: unit ${done.length + 1} of ${units.length}: ${unit.slice(1).join(' ').replaceAll(`${root}/`, '')}`,
-  )
-  const result = await perform(unit)
-  if (interrupted) break
-  done.push(result)
-  progress.save(done)
-  if (chosen.draws !== true) write()
+const waiting = [...units.entries()].filter(([number]) => !done.some((one) => one.number === number))
+async function lane() {
+  for (let next = waiting.shift(); next !== undefined && !interrupted; next = waiting.shift()) {
+    const [number, unit] = next
+    say(
+      `${name}: unit ${number + 1} of ${units.length}: ${unit.slice(1).join(' ').replaceAll(`${root}/`, '')}`,
+    )
+    const result = await perform(unit, number)
+    if (interrupted) return
+    done.push(result)
+    progress.save(done)
+    if (chosen.draws !== true) write()
+  }
 }
+await Promise.all(Array.from({ length: width }, lane))
 
 function write() {
   let offset = 0
@@ -186,7 +208,7 @@ function write() {
     offset = 0
     return [{ name: what, points: points(what, scale) }]
   }
-  saveJson(results(name, 'json'), { ...made, units: done })
+  saveJson(results(name, 'json'), { ...made, beside: width, units: done })
   mkdirSync(join(root, 'bench/results/long'), { recursive: true })
   writeFileSync(
     results(name, 'svg'),

@@ -3,7 +3,6 @@
 // for each message and the consumer 80.
 //
 //   g++ -O2 -std=c++20 -I native bench/experiments/lines.cc -o /tmp/lines && /tmp/lines
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 
 #include "core/consumer.hpp"
 #include "core/producer.hpp"
+#include "pin.hpp"
 
 using namespace vmring;
 
@@ -71,10 +71,7 @@ double run(Shared* shared, const Way& way) {
   const uint32_t produce = turns_of(60), consume = turns_of(80);
   const pid_t child = fork();
   const int me = child == 0 ? 1 : 0;
-  cpu_set_t cpu;
-  CPU_ZERO(&cpu);
-  CPU_SET(me, &cpu);
-  sched_setaffinity(0, sizeof cpu, &cpu);
+  pin(me);
   Shared::Side& mine = shared->side[me];
   Shared::Side& theirs = shared->side[1 - me];
   const auto data = [](Shared::Side& side) { return side.ring + sizeof(RingHead); };

@@ -2,7 +2,6 @@
 // each spinning on its core, beside the floor (one cache line there and back) in the same run.
 //
 //   g++ -O2 -std=c++20 -I native bench/experiments/publication.cc -o /tmp/publication && /tmp/publication
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +12,7 @@
 
 #include "core/consumer.hpp"
 #include "core/producer.hpp"
+#include "pin.hpp"
 
 using namespace vmring;
 using S = StdAtomics;
@@ -36,10 +36,7 @@ struct Shared {
 double round_trip(Shared* shared, Way way) {
   std::fill_n(reinterpret_cast<uint8_t*>(shared), sizeof *shared, uint8_t{0});
   const int me = fork() == 0 ? 1 : 0;
-  cpu_set_t cpu;
-  CPU_ZERO(&cpu);
-  CPU_SET(me, &cpu);
-  sched_setaffinity(0, sizeof cpu, &cpu);
+  pin(me);
   Shared::Side& mine = shared->side[me];
   Shared::Side& theirs = shared->side[1 - me];
   Producer<S> out(reinterpret_cast<RingHead*>(mine.ring), mine.ring + sizeof(RingHead), kCapacity, 7, 0);

@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { median } from '../claims.mjs'
 
 const BLOCK = 64 * 1024
 const WARM_MS = 300
@@ -106,7 +107,7 @@ const clients = {
       socket.write(message)
     })
     socket.destroy()
-    return times.sort((a, b) => a - b)[times.length >> 1] / 1000
+    return median(times) / 1000
   },
   /** requests a second */
   async http(net, address) {
@@ -172,7 +173,6 @@ async function measure(what, transport, directory, env, round) {
   return result
 }
 
-const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1]
 const shown = {
   stream: (value) => `${(value / 1e9).toFixed(2)} GB/s`,
   echo: (value) => `${value.toFixed(1)} µs`,

@@ -12,6 +12,7 @@ import { FramePath } from '../../dist/path/pump.js'
 import { StreamWire } from '../../dist/path/stream.js'
 import { Peer } from '../../dist/peer/peer.js'
 import { SessionHub } from '../../dist/session/hub.js'
+import { median } from '../claims.mjs'
 
 const child = process.argv[2] === 'child'
 const directory = child ? process.argv[3] : mkdtempSync(join(tmpdir(), 'vmring-bench-'))
@@ -191,8 +192,6 @@ function ticks(pid) {
   const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ')
   return Number(fields[11]) + Number(fields[12])
 }
-
-const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]
 
 async function measure() {
   const quick = process.argv.includes('--quick')

@@ -12,7 +12,6 @@ namespace {
 constexpr uint64_t kSpinNanoseconds = 4'000;  // between two looks at the rest of what concerns us
 constexpr uint64_t kVainNanoseconds = 16'000; // in one turn, while nothing comes
 constexpr uint64_t kStayNanoseconds = 40'000; // in one turn, while messages come
-constexpr uint64_t kPreempted = 200'000;      // a look at the clock that comes so late was kept from it
 constexpr uint64_t kNoTimer = ~uint64_t{0};
 
 template <class Handle>
@@ -174,8 +173,8 @@ Loop::Found Loop::spin(uint64_t until) {
     }
     if (turn % 8 == 7) {
       const uint64_t now = steady_nanoseconds();
-      if (before != 0 && now - before > kPreempted) {
-        for (const auto& member : members_) member->preempted(now);
+      if (before != 0) {
+        for (const auto& member : members_) member->away(before, now);
       }
       before = now;
       if (now >= until) break;

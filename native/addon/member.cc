@@ -75,15 +75,10 @@ void Member::close() {
   const std::shared_ptr<Member> keep = weak_from_this().lock();
   if (watched_) unwatch(this);
   if (!mapping_->lost() && !detached_) say_leaving();
-  for (Other& other : others_) {
-    for (auto& group : other.ends) {
-      for (const uint32_t id : group) {
-        EndEntry* end = table_.find(id);
-        if (end != nullptr && end->owner == this) end->owner = nullptr;
-      }
-      group.clear();
-    }
-  }
+  each_end([this](EndEntry& end) {
+    if (end.owner == this) end.owner = nullptr;
+  });
+  for (Other& other : others_) other.ends = {};
   if (handles_ != nullptr) {
     handles_->member = nullptr;
     const uv_close_cb done = [](uv_handle_t* handle) {

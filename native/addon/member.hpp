@@ -118,10 +118,9 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   // Whether spinning pays. Who spins where others want the processor gets it back after their time slices, milliseconds, whereas whoever
   // is woken gets it at once; and whoever should answer may be waiting for this very processor. So `adaptive` sleeps for a while
   // instead when its thread was kept from the processor, and when it has spun in vain several times in a row.
-  void preempted(uint64_t now);
+  // Two looks at the clock, in a row or about a processor given away: was the thread kept from it in between?
+  void away(uint64_t before, uint64_t now);
   void spun_well() { vain_ = 0; }
-  // The same, for a thread that has given its processor away from `before` to `after`.
-  void yielded(uint64_t before, uint64_t after);
   // Nobody would wake it.
   bool must_spin() const { return options_.mode == Mode::busy || (hot_until_ != 0 && (!has_doorbell() || muted_until_ != 0)); }
   bool crowded(uint64_t now) const { return options_.mode == Mode::adaptive && has_doorbell() && now < crowded_until_; }
@@ -188,6 +187,17 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   void arrive(uint32_t section, const Identity& identity, uint32_t generation);
   void leave(uint32_t section);
   void reclaim_all();
+  // In all sections; the callback neither makes nor frees any.
+  template <class Callback>
+  void each_end(Callback callback) {
+    for (const Other& other : others_) {
+      for (const auto& group : other.ends) {
+        for (const uint32_t id : group) {
+          if (EndEntry* end = table_.find(id)) callback(*end);
+        }
+      }
+    }
+  }
   void note_traffic() { traffic_ = true; }
   void drain();
   void listen();

@@ -31,13 +31,7 @@ void Member::ring(EndEntry& end) {
 }
 
 void Member::reclaim_all() {
-  for (const Other& other : others_) {
-    for (const auto& group : other.ends) {
-      for (const uint32_t id : group) {
-        if (EndEntry* end = table_.find(id)) end->core.large_out().reclaim(memory_);
-      }
-    }
-  }
+  each_end([this](EndEntry& end) { end.core.large_out().reclaim(memory_); });
 }
 
 EndEntry& Member::create_end(uint32_t section, uint32_t capacity, uint32_t send_from, uint32_t receive_from) {
@@ -162,7 +156,7 @@ void Member::wait(EndEntry& end, uint64_t timeout) {
         const uint64_t before = now;
         sched_yield();
         now = steady_nanoseconds();
-        yielded(before, now);
+        away(before, now);
         if (crowded(now)) break;
         yield_at = now + kYieldAfter;
       }

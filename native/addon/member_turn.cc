@@ -8,7 +8,7 @@ namespace vmring::addon {
 namespace {
 
 constexpr uint64_t kHotNanoseconds = 100'000;    // adaptive: keep looking this long after the last message
-constexpr uint64_t kCrowdedYield = 200'000;      // nobody gives a processor back so late who does not need it
+constexpr uint64_t kCrowdedAway = 200'000;       // nobody keeps a processor for so long who does not need it
 constexpr uint64_t kCrowdedNanoseconds = 50'000'000;
 constexpr uint64_t kVainPause = 500'000; // doubled with each time that spinning was in vain, the first left out
 constexpr uint32_t kMostVain = 6;
@@ -73,13 +73,10 @@ void Member::woke() {
   if (!mapping_->lost()) sleeper_.awake();
 }
 
-void Member::preempted(uint64_t now) {
+void Member::away(uint64_t before, uint64_t now) {
+  if (now - before < kCrowdedAway) return;
   crowded_until_ = now + kCrowdedNanoseconds;
   if (crowded(now) && muted_until_ == 0) hot_until_ = 0;
-}
-
-void Member::yielded(uint64_t before, uint64_t after) {
-  if (after - before >= kCrowdedYield) preempted(after);
 }
 
 void Member::spun_in_vain(uint64_t now) {
@@ -184,13 +181,7 @@ void Member::tell_ready() {
 void Member::report_lost() {
   signalled_ = false;
   if (lost_reported_.exchange(true)) return;
-  for (Other& other : others_) {
-    for (const auto& group : other.ends) {
-      for (const uint32_t id : group) {
-        if (EndEntry* end = table_.find(id)) activate(*end); // each says FAULT once
-      }
-    }
-  }
+  each_end([this](EndEntry& end) { activate(end); }); // each says FAULT once
   events_.emplace_back(PeerEvent::lost, self());
   deliver_events();
 }

@@ -1,35 +1,37 @@
 // Coverage-guided fuzzing: the C++ parsers by libFuzzer with ASan and UBSan (native/test/fuzz), the TypeScript ones by V8's block
-// coverage (test/fuzz). One JSON line for each target; exit code 1 when something was found. What is found lies in build-fuzz/crashes.
+// coverage (test/fuzz). One JSON line for each target; last line: N passed, M failed. What is found lies in build-fuzz/crashes.
 //   node scripts/long/fuzz.mjs --operations 1e9            pushes and pops of the core, however long that takes
 //   node scripts/long/fuzz.mjs --seconds 600 [--target NAME ...] [--seed N] [--json FILE]       each target for that long
-//   node scripts/long/fuzz.mjs --ci                        10^7 operations, and every input of every corpus; last line: N passed, M failed
+//   node scripts/long/fuzz.mjs --ci                        10^7 operations, and every input of every corpus
 //   node scripts/long/fuzz.mjs --target NAME FILE ...      runs these inputs
 //   node scripts/long/fuzz.mjs --merge --target NAME       into the repository: the inputs that reach more than those there
 // Needs clang++ with libFuzzer (Debian: clang-14, libclang-rt-14-dev).
-import { appendFileSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { must, root, run, say, total } from '../lib.mjs'
 import { nativeTargets as native, scriptTargets as script } from './fuzz-targets.mjs'
+import { common, endsWhenTold, options, reporter } from './lib.mjs'
 
-const { values, positionals: files } = parseArgs({
-  allowPositionals: true,
-  options: {
-    operations: { type: 'string' },
-    seconds: { type: 'string' },
-    target: { type: 'string', multiple: true },
-    seed: { type: 'string', default: String((Date.now() % (2 ** 31 - 2)) + 1) },
-    json: { type: 'string' },
-    ci: { type: 'boolean', default: false },
-    merge: { type: 'boolean', default: false },
+const files = []
+const given = options(
+  'node scripts/long/fuzz.mjs [INPUT ...]',
+  {
+    seconds: [600, 'for each target'],
+    operations: [0, 'pushes and pops of the core instead, however long that takes'],
+    target: [[...native, ...script], 'one of them; again for another'],
+    seed: common.seed,
+    ci: [false, '10^7 operations, and every input of every corpus'],
+    merge: [false, 'into the repository: the inputs that reach more than those there'],
+    json: common.lines,
   },
-})
-const operations = values.ci ? 1e7 : Number(values.operations ?? Number.NaN)
-const seconds = Number(values.seconds ?? (Number.isNaN(operations) ? 600 : Number.NaN))
-const chosen = values.target ?? (values.ci || Number.isNaN(operations) ? [...native, ...script] : ['core'])
-const unknown = chosen.find((name) => ![...native, ...script].includes(name))
-if (unknown !== undefined)
-  throw new Error(`--target: ${unknown} is none of ${[...native, ...script].join(', ')}`)
+  files,
+)
+const { seed, ci, merge } = given
+const operations = ci ? 1e7 : given.operations
+const seconds = operations > 0 ? 0 : given.seconds
+const chosen = operations > 0 && !ci ? ['core'] : given.target
+endsWhenTold('fuzz')
+const { report, counts } = reporter(given.json)
 
 const build = join(root, 'build-fuzz')
 const crashes = join(build, 'crashes')
@@ -70,10 +72,10 @@ async function fuzzNative(name) {
   const common = ['-timeout=10', '-rss_limit_mb=2048', `-artifact_prefix=${crashes}/${name}-`]
   if (files.length > 0) return { ...(await finished(run(program, [...common, ...files], { log: () => {} }))) }
   // inputs grow long: short ones hardly come to anything before they end
-  const args = [...common, `-seed=${values.seed}`, '-max_len=4096', '-len_control=0', '-use_value_profile=1']
-  const counted = name === 'core' && !Number.isNaN(operations)
-  if (values.ci && !counted) args.push('-runs=20000')
-  else if (!Number.isNaN(seconds)) args.push(`-max_total_time=${seconds}`)
+  const args = [...common, `-seed=${seed}`, '-max_len=4096', '-len_control=0', '-use_value_profile=1']
+  const counted = name === 'core' && operations > 0
+  if (ci && !counted) args.push('-runs=20000')
+  else if (!counted) args.push(`-max_total_time=${seconds}`)
   const env = counted ? { VMRING_FUZZ_OPERATIONS: String(operations) } : {}
   const folders = [grown(name), kept(name)].filter(existsSync)
   const result = await finished(run(program, [...args, ...folders], { env, log: () => {} }))
@@ -107,11 +109,10 @@ async function fuzzScript(name) {
     return { failures }
   }
   const how = {
-    seconds: values.ci ? 1 : Number.isNaN(seconds) ? 1e9 : seconds,
-    ...(!values.ci && !Number.isNaN(operations) && { operations }),
-    seed: Number(values.seed),
-    corpus: [kept(name), ...(values.ci ? [] : [grown(name)])],
-    ...(!values.ci && { keep: grown(name) }),
+    seconds: ci ? 1 : seconds,
+    seed,
+    corpus: [kept(name), ...(ci ? [] : [grown(name)])],
+    ...(!ci && { keep: grown(name) }),
     crashes,
   }
   const result = await finished(
@@ -121,7 +122,7 @@ async function fuzzScript(name) {
   return line === undefined ? { failures: result.failures } : JSON.parse(line)
 }
 
-async function merge(name) {
+async function mergeInto(name) {
   mkdirSync(kept(name), { recursive: true })
   if (!native.includes(name)) {
     const how = { seconds: 0, seed: 1, corpus: [kept(name), grown(name)], keep: kept(name), all: true }
@@ -134,21 +135,10 @@ async function merge(name) {
   return finished(run(await compile(name), args, { log: () => {} }))
 }
 
-const counts = []
 for (const name of chosen) {
   const started = Date.now()
-  const work = values.merge ? merge : native.includes(name) ? fuzzNative : fuzzScript
+  const work = merge ? mergeInto : native.includes(name) ? fuzzNative : fuzzScript
   const { output: _, target: __, ...result } = await work(name)
-  const line = JSON.stringify({
-    target: name,
-    seed: Number(values.seed),
-    seconds: Math.round((Date.now() - started) / 1000),
-    ...result,
-  })
-  console.log(line)
-  if (values.json !== undefined) appendFileSync(values.json, `${line}\n`)
-  const failed = result.failures.length > 0 ? 1 : 0
-  counts.push({ passed: 1 - failed, failed })
+  report({ target: name, seed, seconds: Math.round((Date.now() - started) / 1000), ...result })
 }
-if (values.ci) total(counts)
-else process.exitCode = counts.some(({ failed }) => failed > 0) ? 1 : 0
+total(counts)

@@ -22,9 +22,8 @@ import {
   sleep,
   within,
 } from './lib.mjs'
+import { SLACK, TOLD_MS, Yard } from './yard.mjs'
 
-const TOLD_MS = 2000
-const SLACK = 5 // a machine that does other work; what came later than two seconds is counted
 const LIFE_MS = 150_000 // a life with all its checks; what takes longer hangs, and that is a failure
 const SAID_MS = 500
 const REJOINED_MS = 30_000 // a daemon has to start first
@@ -100,34 +99,18 @@ async function check(key, work) {
   return whole
 }
 
-/** A daemon, the survivor and the witness, who talk. */
-class Rig {
+class Rig extends Yard {
   constructor(name) {
-    this.name = name
-    this.args = ['--size', '64M', '--sections', '8']
+    super(household, name, ['--size', '64M', '--sections', '8'])
   }
 
   async start(daemonEnv) {
-    const program = daemonEnv && { copy, env: daemonEnv }
-    this.daemon = await household.daemon(this.args, false, program, this.name)
-    const { child } = this.daemon
-    const gone = new Promise((_, reject) =>
-      child.once('exit', () => reject(new Error('the daemon has ended'))),
-    )
-    gone.catch(() => {}) // later it is meant to
-    await Promise.race([this.#people(), gone])
+    const settled = async () => {
+      await sleep(300)
+      this.base = await this.survivor.ask('free')
+    }
+    await super.start(settled, daemonEnv && { copy, env: daemonEnv })
     return this
-  }
-
-  async #people() {
-    const { region, relay } = this.daemon
-    this.survivor = household.worker('kill-survivor.mjs')
-    this.witness = household.worker('kill-survivor.mjs')
-    await this.survivor.ask('start', 'survivor', region, relay)
-    await this.witness.ask('start', 'witness', region, relay)
-    await this.survivor.ask('talk', 'witness')
-    await sleep(300)
-    this.base = await this.survivor.ask('free')
   }
 
   /** A life that may end at a step. What it reached; null: it was killed. */
@@ -135,7 +118,10 @@ class Rig {
     const whose = ++names
     const { region, relay, socket } = this.daemon
     const diary = join(household.folder, `died-${whose}`)
+    const go = `${diary}-go`
     const env = step === undefined ? {} : { VMRING_STEP: step.join('\t'), VMRING_STEP_AT: diary }
+    // whoever dies in the new region before the survivor has seen it there has died without a daemon, as far as that one knows
+    if (rejoin) env.VMRING_STEP_GO = go
     const one = household.worker('kill-life.mjs', { args: [join(copy, 'dist/index.js')], preload: true, env })
     const heard = (word) =>
       new Promise((resolve) => {
@@ -158,6 +144,8 @@ class Rig {
       const uuid = await opened
       if (rejoin) {
         await this.restart()
+        await looksAround(this.survivor)
+        writeFileSync(go, '')
         await Promise.race([back, ended]) // it may die on the way there, and then says nothing any more
         await one.ask('closeAll')
         await sleep(3500) // a former region is left when it has been unused for two looks
@@ -185,22 +173,21 @@ class Rig {
     return { steps, endedAt }
   }
 
-  async killDaemon() {
-    const { child } = this.daemon
-    if (child.exitCode !== null || child.signalCode !== null) return
-    const gone = new Promise((resolve) => child.once('exit', resolve))
-    child.kill('SIGKILL')
-    await gone
-  }
-
   async restart() {
-    await this.killDaemon()
-    const back = [this.survivor, this.witness].map((one) => new Promise((resolve) => (one.onNote = resolve)))
-    this.daemon = await household.daemon(this.args, false, undefined, this.name)
+    const took = await super.restart()
+    if (took === undefined) throw new Error('not everybody joined the new daemon')
+    state.joined.push(took)
     const start = now()
-    if (!(await within(Promise.all(back), TOLD_MS * SLACK)))
-      throw new Error('not everybody joined the new daemon')
-    state.joined.push(now() - start)
+    // the relay comes after the region, and the life that follows moves its channels there
+    const people = await Promise.all([this.survivor.ask('uuid'), this.witness.ask('uuid')])
+    const atRelay = async () => {
+      const { relay } = await askHost(this.daemon.socket, { op: 'status' })
+      return people.every((uuid) => relay.peers.some((one) => one.uuid === uuid && one.present))
+    }
+    while (!(await atRelay())) {
+      if (now() - start > TOLD_MS * SLACK) throw new Error('not everybody is at the new relay')
+      await sleep(5)
+    }
   }
 
   /** What is not as it must be when nobody but survivor and witness is left. */
@@ -229,13 +216,6 @@ class Rig {
       bad.push(`the witness: ${JSON.stringify(seen)}`)
     state.pauses.push(seen.longest)
     return bad
-  }
-
-  async end() {
-    const workers = [this.survivor, this.witness].filter((one) => one !== undefined)
-    for (const one of workers) one.kill()
-    await Promise.all(workers.map((one) => one.exited))
-    if (this.daemon !== undefined) await this.killDaemon()
   }
 }
 

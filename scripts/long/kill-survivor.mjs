@@ -87,6 +87,7 @@ tell = serve({
   },
   free: () => peer.counters().freeBytes,
   peers: () => peer.peers().length,
+  uuid: () => peer.uuid,
   /** The witness: two channels to the survivor's own service, one message every other millisecond. */
   async talk(service) {
     const channels = []

@@ -22,9 +22,8 @@ import {
   within,
 } from './lib.mjs'
 import { plot } from './plot.mjs'
+import { SLACK, TOLD_MS, Yard } from './yard.mjs'
 
-const TOLD_MS = 2000
-const SLACK = 5 // a machine that does other work; what came later than two seconds is counted
 const CROWD = 6 // victims at a time in one region
 const GOING_MS = 20_000 // until a victim has opened its channels and has had an answer on each
 const AHEAD = 8 // processes that have started and wait for their turn
@@ -105,23 +104,15 @@ function takeCrowd(number) {
   return crowd
 }
 
-// ---- a daemon, and the two who must not notice
+// ---- where they die
 
-class Yard {
-  constructor(number) {
-    this.name = `yard${number}`
-    this.dies = 0
-  }
+class Graveyard extends Yard {
+  dies = 0
 
   async start() {
-    this.daemon = await household.daemon(args, false, undefined, this.name)
-    const { region, relay } = this.daemon
-    this.survivor = household.worker('kill-survivor.mjs')
-    this.witness = household.worker('kill-survivor.mjs')
-    await this.survivor.ask('start', 'survivor', region, relay)
-    await this.witness.ask('start', 'witness', region, relay)
-    await this.survivor.ask('talk', 'witness')
-    this.base = await this.settledMemory(-1)
+    await super.start(async () => {
+      this.base = await this.settledMemory(-1)
+    })
   }
 
   /** The free memory of the survivor's section, when it has been the same for a while, or is what is `wanted`. */
@@ -165,21 +156,11 @@ class Yard {
   /** The daemon dies under load and comes back: everybody joins again within two seconds, nothing else happens. */
   async daemonDies(crowd, number) {
     for (const one of crowd) one.excused = true // without a relay no path can be changed
-    const gone = new Promise((resolve) => this.daemon.child.once('exit', resolve))
-    this.daemon.child.kill('SIGKILL')
-    await gone
     state.kills.daemon++
-    await sleep(20)
-    const back = [this.survivor, this.witness].map(
-      (one) => new Promise((resolve) => (one.onNote = () => resolve(true))),
-    )
-    const again = crowd.map((one) => one.said('rejoined').promise)
-    this.daemon = await household.daemon(args, false, undefined, this.name)
-    const start = now()
-    if (!(await within(Promise.all([...back, ...again]), TOLD_MS * SLACK)))
-      fail(number, 'not everybody joined the new daemon')
-    else if (now() - start > TOLD_MS) state.late++
-    state.rejoined.push(now() - start)
+    const took = await this.restart(crowd.map((one) => one.said('rejoined').promise))
+    if (took === undefined) fail(number, 'not everybody joined the new daemon')
+    else state.rejoined.push(took)
+    if (took > TOLD_MS) state.late++
     await looksAround(this.survivor)
   }
 
@@ -259,7 +240,7 @@ class Yard {
   }
 }
 
-const all = Array.from({ length: yards }, (_, i) => new Yard(i + 1))
+const all = Array.from({ length: yards }, (_, i) => new Graveyard(household, `yard${i + 1}`, args))
 await Promise.all(
   all.map(async (yard) => {
     await yard.start()

@@ -1,6 +1,7 @@
 // What the long runs share: children that are gone when the run is, progress that outlives it, samples, verdicts.
 import { fork, spawn, spawnSync } from 'node:child_process'
 import {
+  appendFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -39,18 +40,30 @@ const ANSWER_MS = 90_000
 // whatever ends the run, SIGKILL too, a daemon of it is not left behind
 const endsWithParent = `data:text/javascript,process.once('disconnect',()=>process.exit());process.channel?.unref()`
 
-/** Options of a run, `--help` included. `spec`: name → [default, text]; numbers stay numbers. */
-export function options(usage, spec) {
+/** Options that several runs have. */
+export const common = {
+  json: ['', 'file for the figures'],
+  svg: ['', 'file for the picture'],
+  lines: ['', 'file to which the lines are added too'],
+  seed: [(Date.now() % (2 ** 31 - 2)) + 1, 'of what is random; else of the clock'],
+}
+
+/**
+ * Options of a run, `--help` included. `spec`: name → [default, text]; numbers stay numbers, a list may be given several times,
+ * each time one of its members. `files`: where it goes, what else is on the command line.
+ */
+export function options(usage, spec, files) {
   const types = Object.fromEntries(
     Object.entries({ ...spec, help: [false, ''] }).map(([name, [usual]]) => [
       name,
-      { type: typeof usual === 'boolean' ? 'boolean' : 'string' },
+      { type: typeof usual === 'boolean' ? 'boolean' : 'string', multiple: Array.isArray(usual) },
     ]),
   )
-  const { values } = parseArgs({ options: types })
+  const { values, positionals } = parsed({ options: types, allowPositionals: files !== undefined })
+  files?.push(...positionals)
   if (values.help) {
     const lines = Object.entries(spec).map(([name, [usual, text]]) => {
-      const shown = usual === false || usual === '' ? '' : ` (${usual})`
+      const shown = usual === false || usual === '' ? '' : ` (${[usual].flat().join(', ')})`
       return `  --${name.padEnd(12)} ${text}${shown}`
     })
     console.log(`usage: ${usage}\n${lines.join('\n')}`)
@@ -64,8 +77,44 @@ export function options(usage, spec) {
       console.error(`--${name} is a number; not '${value}'`)
       process.exit(2)
     }
+    const stranger = Array.isArray(usual) && value.find((one) => !usual.includes(one))
+    if (stranger) {
+      console.error(`--${name}: ${stranger} is none of ${usual.join(', ')}`)
+      process.exit(2)
+    }
   }
   return chosen
+}
+
+function parsed(how) {
+  try {
+    return parseArgs(how)
+  } catch (error) {
+    console.error(error.message)
+    process.exit(2)
+  }
+}
+
+/** One JSON line for each result, in the file too; total() of `counts` is the end. What has `failures` has failed. */
+export function reporter(file) {
+  const counts = []
+  const report = (result) => {
+    const line = JSON.stringify(result)
+    console.log(line)
+    if (file !== '') appendFileSync(file, `${line}\n`)
+    const failed = result.failures.length > 0 ? 1 : 0
+    counts.push({ passed: 1 - failed, failed })
+  }
+  return { report, counts }
+}
+
+/** For runs without a Household: at Ctrl-C what was started goes at exit. */
+export function endsWhenTold(name) {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'])
+    process.once(signal, () => {
+      say(`${name}: interrupted; npm run long -- ${name} is what goes on where it was`)
+      process.exit(130)
+    })
 }
 
 /** Of the sources, with '+' behind it when they were changed since. */

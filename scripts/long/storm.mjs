@@ -39,6 +39,7 @@ for (const mode of ['event', 'adaptive']) {
         if (kind === 'storm') rung.push((bells * 1000) / (ROUND_MS + 200))
       }
     }
+    if (household.interrupted) break
     const after = await other.ask('counters')
     const kept = median(rates.storm) / median(rates.control)
     const wakeups = after.wakeups - before.wakeups
@@ -59,6 +60,10 @@ for (const mode of ['event', 'adaptive']) {
   daemon.child.kill('SIGKILL')
 }
 await household.close()
+if (household.interrupted) {
+  say('storm: interrupted')
+  process.exit(130)
+}
 if (json !== '') saveJson(json, { ...machine(), rate, results })
 total(results.map(({ kept }) => ({ passed: kept >= KEPT ? 1 : 0, failed: kept >= KEPT ? 0 : 1 })))
 process.exit()

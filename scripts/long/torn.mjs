@@ -1,28 +1,19 @@
-// Messages, copies and descriptors that somebody else changes while they are decoded. One JSON line for each kind.
+// Messages, copies and descriptors that somebody else changes while they are decoded. One JSON line for each kind; last line:
+// N passed, M failed.
 //   node scripts/long/torn.mjs [--attempts 1e8] [--json FILE]      attempts of all decoders together, and as many bare copies
-import { appendFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { torn } from '../../test/hostile/torn.mjs'
-import { must } from '../lib.mjs'
+import { must, total } from '../lib.mjs'
 import { buildNative } from '../native.mjs'
+import { common, endsWhenTold, options, reporter } from './lib.mjs'
 
-// what was started goes at exit
-for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(130))
-
-const { values } = parseArgs({
-  options: { attempts: { type: 'string', default: '1e8' }, json: { type: 'string' } },
+const { attempts, json } = options('node scripts/long/torn.mjs', {
+  attempts: [1e8, 'of all decoders together, and as many bare copies'],
+  json: common.lines,
 })
-const attempts = Number(values.attempts)
-let failed = 0
+endsWhenTold('torn')
+const { report, counts } = reporter(json)
 let made = 0
-
-function report(result) {
-  const line = JSON.stringify(result)
-  console.log(line)
-  if (values.json !== undefined) appendFileSync(values.json, `${line}\n`)
-  if (result.failures.length > 0) failed++
-}
 
 // long texts take a hundred times as long as the rest
 const shares = { 'long text': 0.001, text: 0.4, json: 0.3, clone: 0.299 }
@@ -37,4 +28,4 @@ const env = { VMRING_TORN_ATTEMPTS: String(attempts), VMRING_TEST_SECONDS: '3600
 const { output } = await must(join(dir, 'torn_test'), [], { title: 'bare copies', env })
 for (const line of output.split('\n').filter((text) => text.startsWith('  {')))
   report({ ...JSON.parse(line), failures: [] })
-process.exitCode = failed > 0 ? 1 : 0
+total(counts)

@@ -1,7 +1,7 @@
 /** `vmring bench`: how fast messages are, beside what else there is and beside what the machine allows. */
 import { writeFileSync } from 'node:fs'
 import { Command } from 'commander'
-import { argument } from '../host/options.js'
+import { parseSeconds } from '../host/options.js'
 import type { Test } from './bench/job.js'
 import type { BenchOptions } from './bench/plan.js'
 import { onInterrupt } from './interrupt.js'
@@ -75,8 +75,7 @@ async function run(test: Test, options: BenchOptions): Promise<void> {
   const { checkOutputs, planOf } = await import('./bench/plan.js')
   const plan = await planOf(test, options)
   checkOutputs(options)
-  if (Number.isNaN(Number(options.wait)))
-    throw argument(`--wait is a number of seconds; not '${options.wait}'`)
+  const wait = options.listen === undefined ? parseSeconds(options.wait, '--wait') : FOREVER_MS
   const { Session } = await import('./bench/session.js')
   let printed = false
   const finish = () => {
@@ -92,7 +91,6 @@ async function run(test: Test, options: BenchOptions): Promise<void> {
   })
   const session = new Session(plan, options)
   try {
-    const wait = options.listen === undefined ? Number(options.wait) * 1000 : FOREVER_MS
     await session.run(wait)
     finish()
     if (session.faulty) process.exitCode = 1

@@ -2,6 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { VmringError } from '../errors.js'
+import { parseSeconds } from '../host/options.js'
 import type { Channel, Peer } from '../index.js'
 import { onInterrupt } from './interrupt.js'
 import { bytes } from './output.js'
@@ -45,7 +46,7 @@ Examples:
 }
 
 async function run(service: string, options: CatOptions): Promise<void> {
-  const wait = waitMilliseconds(options)
+  const wait = options.wait === undefined ? null : parseSeconds(options.wait, '--wait')
   const begin = performance.now()
   let peer: Peer | null = null
   let channel: Channel | null = null
@@ -98,15 +99,6 @@ async function run(service: string, options: CatOptions): Promise<void> {
     await peer?.close()
     interrupt.dispose()
   }
-}
-
-function waitMilliseconds({ wait }: CatOptions): number | null {
-  if (wait === undefined) return null
-  const seconds = Number(wait)
-  if (wait.trim() === '' || !(seconds >= 0 && seconds <= 2_000_000)) {
-    throw new VmringError('ERR_VMRING_ARGUMENT', `--wait ${wait}: give a number of seconds, such as 5 or 0.5`)
-  }
-  return seconds * 1000
 }
 
 /** The first channel that somebody opens; later ones are refused. */

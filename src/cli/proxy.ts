@@ -2,7 +2,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { VmringError } from '../errors.js'
 import { createLog, type Log } from '../host/log.js'
-import { parseCount, parseMode } from '../host/options.js'
+import { parseCount, parseMode, parseSeconds } from '../host/options.js'
 import type { Peer } from '../index.js'
 import type { Endpoint } from '../net/endpoint.js'
 import type { ServiceProxy, SocketProxy } from '../net/proxy.js'
@@ -15,6 +15,7 @@ interface ProxyFlags {
   connect?: string
   region?: string
   path?: string
+  /** both in milliseconds */
   wait: number
   timeout: number
   maxConnections: number
@@ -44,13 +45,13 @@ export function proxyCommand(): Command {
         '-w, --wait <seconds>',
         'with --connect: how long a new connection waits for somebody to listen',
       )
-        .argParser(seconds)
+        .argParser((text) => checked(() => parseSeconds(text, '--wait')))
         .default(0),
     )
     .addOption(
       new Option('--timeout <seconds>', 'with --to: how long to try to reach the socket')
-        .argParser(seconds)
-        .default(10),
+        .argParser((text) => checked(() => parseSeconds(text, '--timeout')))
+        .default(10_000, '10'),
     )
     .addOption(
       new Option('--max-connections <n>', 'turn away connections above this number')
@@ -112,11 +113,11 @@ async function run(flags: ProxyFlags): Promise<void> {
     }
     let bound: Endpoint | null = null
     if (target !== null) {
-      proxy = new ServiceProxy(target, flags.timeout * 1000, options)
+      proxy = new ServiceProxy(target, flags.timeout, options)
       tell(proxy, log)
       await proxy.start(peer)
     } else {
-      proxy = new SocketProxy(peer, flags.wait * 1000, options)
+      proxy = new SocketProxy(peer, flags.wait, options)
       tell(proxy, log)
       let fd: number | null = null
       if (source!.kind === 'unix') {
@@ -184,12 +185,6 @@ async function ready(
     ? JSON.stringify({ event: 'listening', service, from: left, to: right, pid: process.pid })
     : `vmring proxy: ${listen ?? left} to ${right ?? service}`
   process.stdout.write(`${line}\n`)
-}
-
-function seconds(text: string): number {
-  const value = Number(text)
-  if (text.trim() !== '' && value >= 0 && value <= 86_400) return value
-  throw new InvalidArgumentError(`a number of seconds, such as 5 or 0.5; not '${text}'`)
 }
 
 /** commander's way of saying that a value is wrong */

@@ -1,5 +1,5 @@
 import { native } from '../native/binding.js'
-import type { FdSocket } from '../native/types.js'
+import type { FdSocket } from '../native/socket-types.js'
 import type { IdLease } from './ids.js'
 
 /** Messages for one client sent in one go, before the event loop has its turn. */

@@ -27,6 +27,14 @@ export function parseCount(text: string, name: string, min: number, max: number)
   return value
 }
 
+/** Seconds, such as 5 or 0.5, from `min` to `max`, as milliseconds. At most what a timer takes. */
+export function parseSeconds(text: string, name: string, min = 0, max = 2_000_000): number {
+  const value = /^\d+(\.\d+)?$/.test(text) ? Number(text) : Number.NaN
+  if (!(value >= min && value <= max))
+    throw argument(`${name} is a number of seconds from ${min} to ${max}, such as 5 or 0.5; not '${text}'`)
+  return Math.round(value * 1000)
+}
+
 /** The id of a group given by name or number. Names come from /etc/group, or from wherever `getent` finds them. */
 export function groupId(group: string): number {
   if (/^\d+$/.test(group)) return Number(group)

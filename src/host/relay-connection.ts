@@ -1,4 +1,4 @@
-import type { NativeStream, StreamHandlers } from '../native/types.js'
+import type { NativeStream, StreamHandlers } from '../native/socket-types.js'
 import {
   decodeRelayFrame,
   encodeRelayFrame,

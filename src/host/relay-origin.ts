@@ -1,4 +1,4 @@
-import type { NativeStream } from '../native/types.js'
+import type { NativeStream } from '../native/socket-types.js'
 import type { Policy, Rights } from './policy.js'
 import { LOG_BURST, LOG_RATE } from './relay-limits.js'
 

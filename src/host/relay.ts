@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { native } from '../native/binding.js'
-import { type NativeStream, type NativeStreamListener, VSOCK_ANY } from '../native/types.js'
+import { type NativeStream, type NativeStreamListener, VSOCK_ANY } from '../native/socket-types.js'
 import { Reason } from '../path/frames.js'
 import {
   encodeRelayFrame,

@@ -1,4 +1,4 @@
-import type { NativeStream, StreamHandlers } from '../native/types.js'
+import type { NativeStream, StreamHandlers } from '../native/socket-types.js'
 import { SPLICE_BYTES } from './relay-limits.js'
 
 /** One of the two streams, and how its events come here. */

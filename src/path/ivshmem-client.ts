@@ -1,6 +1,6 @@
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-import type { IvshmemSocket } from '../native/types.js'
+import type { IvshmemSocket } from '../native/socket-types.js'
 
 const DEFAULT_TIMEOUT = 5000
 

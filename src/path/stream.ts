@@ -11,7 +11,7 @@
  * reads loses the wire.
  */
 import { VmringError } from '../errors.js'
-import type { NativeStream } from '../native/types.js'
+import type { NativeStream } from '../native/socket-types.js'
 import { DATA_BODY, DATA_OVERHEAD, FRAME_VERSION, FrameType, HEADER_BYTES } from './frames.js'
 import { MAX_SESSION_FRAME, type Wire, type WireEvents } from './pump.js'
 

@@ -1,6 +1,6 @@
 /** Region and relay addresses. Regions: 'unix:SOCKET', 'file:PATH', 'pci:0000:00:02.0' (or 'pci:00:02.0'), or null for none. */
 import { VmringError } from '../errors.js'
-import type { StreamAddress } from '../native/types.js'
+import type { StreamAddress } from '../native/socket-types.js'
 import { RELAY_PORT } from '../path/relay-frames.js'
 
 export type RegionAddress =

@@ -8,7 +8,8 @@
 import { randomBytes } from 'node:crypto'
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-import type { Mode, NativeDevice, NativeRegion, StreamAddress } from '../native/types.js'
+import type { StreamAddress } from '../native/socket-types.js'
+import type { Mode, NativeDevice, NativeRegion } from '../native/types.js'
 import type { IvshmemConnection } from '../path/ivshmem-client.js'
 import { peerKey } from '../path/path.js'
 import { ShmNetwork, type ShmPath } from '../path/shm.js'
@@ -161,7 +162,7 @@ class RegionBackend implements PeerBackend {
 
   #report({ peer }: ShmNetwork): PeerReport {
     const report = this.#hub.report()
-    return { ...report, limits: { ...report.limits!, muted: peer.counters().muted } }
+    return { ...report, limits: { ...report.limits, muted: peer.counters().muted } }
   }
 
   // ---- the daemon goes and comes

@@ -1,7 +1,7 @@
 /** One connection to the relay, as long as relay frames are spoken on it. */
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-import type { NativeStream, StreamAddress } from '../native/types.js'
+import type { NativeStream, StreamAddress } from '../native/socket-types.js'
 import {
   decodeRelayFrame,
   encodeRelayFrame,

@@ -1,6 +1,6 @@
 /** A peer without a region: the relay leads to everybody. */
 import { randomBytes } from 'node:crypto'
-import type { StreamAddress } from '../native/types.js'
+import type { StreamAddress } from '../native/socket-types.js'
 import { abortable } from '../session/dialer.js'
 import { SessionHub } from '../session/hub.js'
 import type { Guard } from '../session/limits.js'

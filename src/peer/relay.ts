@@ -3,7 +3,7 @@
  * paths to processes that share no memory with this one (or not any more). docs/protocol.md, "The relay".
  */
 import { VmringError } from '../errors.js'
-import type { StreamAddress } from '../native/types.js'
+import type { StreamAddress } from '../native/socket-types.js'
 import { type PeerRef, peerKey } from '../path/path.js'
 import { FramePath } from '../path/pump.js'
 import {

@@ -90,9 +90,9 @@ export async function whatAllListenTo(hub: SessionHub): Promise<void> {
   await answers(hub, asked)
 }
 
-/** Those who have not told since then what they listen under, and may still do so. */
+/** Those who have not told since then what they listen under (0: at all), and may still do so. */
 function untellers({ remotes }: SessionHub, since: number): Remote[] {
-  return [...remotes.values()].filter(({ known, toldAt, stalled }) => !stalled && (!known || toldAt < since))
+  return [...remotes.values()].filter(({ toldAt, stalled }) => !stalled && toldAt <= since)
 }
 
 function mayDial({ dialer }: SessionHub, { paths }: ConnectOptions): boolean {

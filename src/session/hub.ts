@@ -23,6 +23,7 @@ import { closedRefusal } from './replies.js'
 import { MAX_CHANNELS, MAX_SERVICES, type PeerReport } from './report.js'
 import { Session } from './session.js'
 import { rank, Steward } from './steward.js'
+import { Tombstones } from './tombstones.js'
 
 export { Remote } from './remote.js'
 
@@ -55,14 +56,7 @@ export interface HubIdentity {
   incarnation: number
 }
 
-interface Tombstone {
-  orderly: boolean
-  at: number
-}
-
 export const DEFAULT_MAX_MESSAGE = 64 * 1024 * 1024
-const MAX_TOMBSTONES = 4096
-const TOMBSTONE_MS = 60_000
 const MIN_CAPACITY = 4096
 const MAX_CAPACITY = 2 ** 30
 
@@ -90,7 +84,7 @@ export class SessionHub implements PathEvents {
   onPaths: ((remote: Remote) => void) | null = null
   onBells: ((path: Path, flags: number) => void) | null = null
   readonly #sessions = new Map<string, Session>()
-  readonly #tombstones = new Map<string, Tombstone>()
+  readonly #tombstones = new Tombstones()
   readonly #listeners = new Map<string, Listener>()
   readonly #claims = new Set<string>()
   readonly #changed = new Set<() => void>()
@@ -328,18 +322,8 @@ export class SessionHub implements PathEvents {
     session.remote.sessions.delete(session)
     this.#forget(session.remote)
     this.onReport?.()
-    this.#bury(session.key, session.orderly)
+    this.#tombstones.add(session.key, session.orderly)
     this.notify()
-  }
-
-  #bury(key: string, orderly: boolean): void {
-    const now = performance.now()
-    this.#tombstones.delete(key)
-    this.#tombstones.set(key, { orderly, at: now })
-    for (const [old, { at }] of this.#tombstones) {
-      if (this.#tombstones.size <= MAX_TOMBSTONES && now - at < TOMBSTONE_MS) break
-      this.#tombstones.delete(old)
-    }
   }
 
   // ---- frames ----------------------------------------------------------------------------------------------------
@@ -389,7 +373,7 @@ export class SessionHub implements PathEvents {
         return
       case FrameType.RESET:
         // An OPEN that it has overtaken must not be obeyed.
-        this.#bury(key, false)
+        this.#tombstones.add(key, false)
         path.send(encodeFrame({ type: FrameType.RESET_ACK, channel }))
         return
       case FrameType.RETIRE:
@@ -402,7 +386,7 @@ export class SessionHub implements PathEvents {
         return
       case FrameType.MOVE:
       case FrameType.ASK_MOVE:
-        if (this.#tombstones.get(key)?.orderly === true) {
+        if (this.#tombstones.orderly(key)) {
           path.send(encodeFrame({ type: FrameType.CLOSED, channel, epoch }))
           return
         }

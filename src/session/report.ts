@@ -31,8 +31,7 @@ export interface PeerReport {
   channels: ChannelReport[]
   serviceCount: number
   channelCount: number
-  /** not told by older versions */
-  limits?: LimitReport
+  limits: LimitReport
 }
 
 const isName = (value: unknown): value is string =>
@@ -58,8 +57,8 @@ export function checkReport(value: Record<string, unknown>): PeerReport | null {
   if (!Array.isArray(services) || services.length > MAX_SERVICES || !services.every(isName)) return null
   if (!Array.isArray(channels) || channels.length > MAX_CHANNELS || !channels.every(isChannel)) return null
   if (!isCount(serviceCount) || !isCount(channelCount)) return null
-  const counts = limitsOf(limits)
-  if (counts === null) return null
+  const reached = limitsOf(limits)
+  if (reached === null) return null
   const copies = channels.map(({ id, service, section, path, initiator }) => ({
     id,
     service,
@@ -67,18 +66,10 @@ export function checkReport(value: Record<string, unknown>): PeerReport | null {
     path,
     initiator,
   }))
-  return {
-    services: [...services],
-    channels: copies,
-    serviceCount,
-    channelCount,
-    ...(counts && { limits: counts }),
-  }
+  return { services: [...services], channels: copies, serviceCount, channelCount, limits: reached }
 }
 
-/** Undefined: not told. Null: not well-formed. */
-function limitsOf(value: unknown): LimitReport | null | undefined {
-  if (value === undefined) return undefined
+function limitsOf(value: unknown): LimitReport | null {
   if (typeof value !== 'object' || value === null) return null
   const { channels, ringBytes, waiting, muted } = value as Record<string, unknown>
   if (!isCount(channels) || !isCount(ringBytes) || !isCount(waiting) || !isCount(muted)) return null

@@ -8,7 +8,7 @@
  * `sendBase` and `receiveBase` are the counts at which the current epoch began. A count is what the receiver had
  * delivered when it stopped reading the old ring, so nothing is numbered twice and nothing is skipped.
  */
-import { type ErrorCode, type RecordCounts, VmringError } from '../errors.js'
+import { type RecordCounts, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import { Kind } from '../native/types.js'
 import { encodeFrame, Flag, type Frame, FrameType, Reason } from '../path/frames.js'
@@ -17,7 +17,7 @@ import type { Remote, SessionHub } from './hub.js'
 import { Mover } from './move.js'
 import { Outbound } from './outbound.js'
 import { Repeat } from './repeat.js'
-import { closedRefusal, notUnderstood, pathLost, resetError } from './replies.js'
+import { closedRefusal, inDoubt, notUnderstood, pathLost, peerGone, refused, resetError } from './replies.js'
 import { RetiredEnds } from './retired.js'
 
 export type SessionState = 'opening' | 'open' | 'moving' | 'closed'
@@ -55,11 +55,6 @@ export interface SessionInit {
 export interface EndTotals {
   doorbells: number
   suppressed: number
-}
-
-const codes: Record<number, ErrorCode> = {
-  [Reason.POLICY]: 'ERR_VMRING_POLICY',
-  [Reason.LIMIT]: 'ERR_VMRING_LIMIT',
 }
 
 export class Session implements EndEvents {
@@ -282,14 +277,7 @@ export class Session implements EndEvents {
   /** The other process has gone. */
   peerGone(): void {
     if (this.receiveId >= 0) this.client?.onLeaving()
-    const counts = this.counts()
-    this.#over(
-      new VmringError(
-        'ERR_VMRING_PEER_GONE',
-        `the process at the other end of channel '${this.service}' has gone; it had released ${counts.released} of ${counts.sent} records`,
-        { details: { ...counts } },
-      ),
-    )
+    this.#over(peerGone(this.service, this.counts()))
     this.#resetting.stop()
     this.retired.destroyAll()
     this.hub.sessionDone(this)
@@ -453,16 +441,7 @@ export class Session implements EndEvents {
     // The other side says that it does not use what was offered.
     this.end.destroy()
     this.hub.sessionDone(this)
-    this.onOpened?.(
-      new VmringError(
-        codes[reason] ?? 'ERR_VMRING_REFUSED',
-        `'${this.service}' was refused: ${frame.text || `reason ${reason}`}`,
-        {
-          details: { reason, capacity: frame.capacity },
-        },
-      ),
-      reason,
-    )
+    this.onOpened?.(refused(this.service, reason, frame), reason)
   }
 
   #onRetire(path: Path, frame: Frame): void {
@@ -510,13 +489,6 @@ export class Session implements EndEvents {
 
   /** The memory went away, and what was in it: name the range in doubt. */
   outboxLost(name: string, cause: Error): void {
-    const counts = this.counts()
-    this.destroy(
-      new VmringError(
-        'ERR_VMRING_PATH_LOST',
-        `path ${name} of channel '${this.service}' is gone with its memory; records ${counts.delivered} up to ${counts.sent} are in doubt`,
-        { cause, details: { from: counts.delivered, to: counts.sent, ...counts } },
-      ),
-    )
+    this.destroy(inDoubt(this.service, name, this.counts(), cause))
   }
 }

@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events'
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-import type { NativeStream, NativeStreamListener } from '../native/types.js'
+import type { NativeStream, NativeStreamListener } from '../native/socket-types.js'
 import {
   type Address,
   argumentError,

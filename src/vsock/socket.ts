@@ -1,7 +1,7 @@
 import { addAbortSignal, Duplex } from 'node:stream'
 import { VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
-import type { NativeStream, StreamHandlers } from '../native/types.js'
+import type { NativeStream, StreamHandlers } from '../native/socket-types.js'
 import {
   type Address,
   argumentError,

@@ -124,6 +124,7 @@ test('a report about somebody else, or of the wrong form, is declined', async ()
     channels: [],
     serviceCount: 0,
     channelCount: 0,
+    limits: { channels: 0, ringBytes: 0, waiting: 0, muted: 0 },
   }
   const ask = (extra: object) =>
     askHost(daemon.socket, { ...report, ...extra }).then(
@@ -137,5 +138,6 @@ test('a report about somebody else, or of the wrong form, is declined', async ()
   expect(await ask({ services: [7] })).toBe('ERR_REPORT')
   expect(await ask({ services: Array(1000).fill('x') })).toBe('ERR_REPORT')
   expect(await ask({ channels: [{ id: 'x' }] })).toBe('ERR_REPORT')
+  expect(await ask({ limits: undefined })).toBe('ERR_REPORT')
   expect((await list('--socket', daemon.socket))[0]!.peers[0]!.report).toMatchObject({ services: [] })
 })

@@ -3,10 +3,13 @@
  * `node scripts/long/scribble.mjs`. Needs what `npm test` builds.
  */
 import { expect, test } from 'vitest'
-import { AREAS, scribble } from '../hostile/scribble.mjs'
+import { scribble } from '../hostile/scribble.mjs'
 
-test('scribbling over any area of a region: typed errors there, nothing elsewhere, and then it serves again', async () => {
-  const results = await scribble({ seconds: 1.5, seed: Date.now() % 2 ** 32 })
+// one that only a formatter writes, one of every process, one of every channel; .ci/run has all of them, with sanitizers
+const AREAS = ['table', 'control', 'records']
+
+test('scribbling over a region: typed errors there, nothing elsewhere, and then it serves again', async () => {
+  const results = await scribble({ areas: AREAS, seconds: 1.5, seed: Date.now() % 2 ** 32 })
   for (const result of results) {
     expect(result.failures, JSON.stringify(result)).toEqual([])
     expect(result.lies, JSON.stringify(result)).toBeGreaterThan(0)

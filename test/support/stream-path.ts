@@ -8,7 +8,7 @@ import {
   type StreamAddress,
   type StreamHandlers,
   VSOCK_ANY,
-} from '../../src/native/types.js'
+} from '../../src/native/socket-types.js'
 import { FramePath, type FramePathOptions } from '../../src/path/pump.js'
 import { StreamWire } from '../../src/path/stream.js'
 import type { Timing } from '../../src/session/repeat.js'

@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { afterEach, expect, test } from 'vitest'
 import type { Channel } from '../../src/index.js'
-import type { NativeStream } from '../../src/native/types.js'
+import type { NativeStream } from '../../src/native/socket-types.js'
 import { FramePath } from '../../src/path/pump.js'
 import { StreamWire } from '../../src/path/stream.js'
 import { until } from '../support/addon.js'

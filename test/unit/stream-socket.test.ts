@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { native } from '../../src/native/binding.js'
-import type { NativeStream, NativeStreamListener, StreamHandlers } from '../../src/native/types.js'
+import type { NativeStream, NativeStreamListener, StreamHandlers } from '../../src/native/socket-types.js'
 import { addonPath, runProgram, until } from '../support/addon.js'
 
 let directory: string

@@ -1,7 +1,7 @@
 /** Frames over byte streams: whole, cut anywhere, hostile, and more of them than anybody reads. */
 import { afterEach, describe, expect, test } from 'vitest'
 import { native } from '../../src/native/binding.js'
-import type { NativeStream } from '../../src/native/types.js'
+import type { NativeStream } from '../../src/native/socket-types.js'
 import {
   DATA_BODY,
   encodeFrame,

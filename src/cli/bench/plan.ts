@@ -2,7 +2,7 @@
 import { closeSync, existsSync, openSync, rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { VmringError } from '../../errors.js'
-import { argument, formatSize, parseCount, parseSize } from '../../host/options.js'
+import { argument, formatSize, parseCount, parseSeconds, parseSize } from '../../host/options.js'
 import type { Mode } from '../../native/types.js'
 import { MIN_SIZE } from './content.js'
 import { APIS, FILLS, type Job, MODES, overLocalMemory, type Test, TOUCHES, TRANSPORTS } from './job.js'
@@ -65,13 +65,6 @@ function numbers(text: string, name: string, min: number, max: number): number[]
   return [...new Set(text.split(',').map((word) => parseCount(word.trim(), name, min, max)))]
 }
 
-function seconds(text: string, name: string, min = 0): number {
-  const value = /^\d+(\.\d+)?$/.test(text) ? Number(text) : Number.NaN
-  if (!(value >= min && value <= MAX_SECONDS))
-    throw argument(`${name} is a number of seconds from ${min} to ${MAX_SECONDS}; not '${text}'`)
-  return Math.round(value * 1000)
-}
-
 function sizes(text: string): number[] {
   return [...new Set(text.split(',').map(parseSize))].map((size) => {
     if (size < MIN_SIZE || size > MAX_SIZE)
@@ -130,8 +123,8 @@ export async function planOf(test: Test, options: BenchOptions): Promise<Plan> {
   const rounds = parseCount(options.runs, '--runs', 1, 1000)
   const common = {
     test,
-    duration: seconds(options.duration, '--duration', 0.01),
-    warmup: seconds(options.warmup, '--warmup'),
+    duration: parseSeconds(options.duration, '--duration', 0.01, MAX_SECONDS),
+    warmup: parseSeconds(options.warmup, '--warmup', 0, MAX_SECONDS),
     idleGap: parseCount(options.idleGap, '--idle-gap', 0, 1000 * MAX_SECONDS),
     rate: parseCount(options.rate, '--rate', 1, 10_000_000),
     cpus,
