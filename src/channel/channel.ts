@@ -387,6 +387,8 @@ export class Channel
     this.#over = true
     this.#ending = true
     this.#sender.fail(closedError(this.#session))
+    // also where what was kept is still to be read: whoever waits for room reads nothing until there is some
+    this.#bytes?.onWritable()
     this.#receiver.reset()
     this.#onClosed?.(error)
     this.#whenRead(() => {

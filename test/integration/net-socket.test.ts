@@ -402,3 +402,17 @@ test.each([
   }
   await Promise.all(over)
 })
+
+test('a socket that is paused until its own bytes have gone hears that the other process is gone', async () => {
+  const accepted = new Promise<plain.Socket>(
+    (resolve) => void listening(resolve, { pauseOnConnect: true }, 'vmring:flood'),
+  )
+  const code = `require('net').connect({ path: 'vmring:flood', wait: 20000 }).on('connect', function () { this.write(Buffer.alloc(100)) }).pause()`
+  const execArgv = ['--require', join(root, 'dist/register/index.js')]
+  const child = startNode(['-e', code], { execArgv, env: { VMRING_REGION: daemon.region } })
+  const socket = await accepted
+  while (socket.write(Buffer.alloc(64 * 1024))) await new Promise(setImmediate)
+  const broken = failure(socket)
+  child.signal('SIGKILL')
+  expect((await broken).code).toMatch(/^(EPIPE|ECONNRESET)$/)
+}, 120_000)

@@ -154,11 +154,11 @@ test('http2 and tls: what connects says so, and not before', async () => {
   expect(await done(start(client, run))).toBe('connect\n/over-http2\nclose')
   // wrong options are thrown, and nothing is left that connects; a signal is heard
   const wrong = `const tls = require('tls')
-    try { tls.connect({ port: 8, host: '127.0.0.1', servername: '127.0.0.1' }) } catch (e) { console.log(e.code) }
+    try { tls.connect({ port: 8, host: '127.0.0.1', minVersion: 'none' }) } catch (e) { console.log(e.code) }
     const stop = new AbortController()
     tls.connect({ port: 7, host: '127.0.0.1', signal: stop.signal }).on('error', (e) => console.log(e.code))
     stop.abort()`
-  expect(await done(start(wrong, run))).toBe('ERR_INVALID_ARG_VALUE\nABORT_ERR')
+  expect(await done(start(wrong, run))).toBe('ERR_TLS_INVALID_PROTOCOL_VERSION\nABORT_ERR')
 }, 120_000)
 
 test('no daemon: a mapped address is refused, with the reason', async () => {
