@@ -136,29 +136,33 @@ void Member::wait(EndEntry& end, uint64_t timeout) {
   Consumer<A>& inbox = end.core.rx();
   // An answer that is under way is here sooner than the clock is read.
   for (uint32_t turn = 0; turn < kTurnsWithoutClock; ++turn) {
-    if (inbox.readable()) return;
+    if (inbox.readable()) return spun_well();
     relax();
   }
   const auto over = [&] { return closed_ || end.lost() || end.fault() != nullptr || departed(end); };
   uint64_t now = steady_nanoseconds();
   const uint64_t deadline = now + timeout;
+  const bool rung = options_.mode == Mode::adaptive && has_doorbell();
   uint64_t until = options_.mode == Mode::event && has_doorbell() ? now : now + kShortSpin;
   if (crowded(now)) until = now;
   if (options_.mode == Mode::busy || until > deadline) until = deadline;
   uint64_t yield_at = now + kYieldAfter;
   for (uint32_t turn = 1;; ++turn) {
-    if (inbox.readable()) return;
+    if (inbox.readable()) return spun_well();
     if (turn % 32 == 0) {
+      const uint64_t before = now;
       now = steady_nanoseconds();
       if (now >= deadline || end.lost()) return;
-      if (now >= until) break;
-      if (now >= yield_at) {
-        const uint64_t before = now;
-        sched_yield();
-        now = steady_nanoseconds();
+      if (rung) {
+        // A yield gives the rest of a time slice to whoever is there, which who will be woken need not do; he may lose it all the same.
         away(before, now);
-        if (crowded(now)) break;
-        yield_at = now + kYieldAfter;
+        if (now >= until && !crowded(now)) spun_in_vain(now);
+        if (now >= until || crowded(now)) break;
+      } else if (now >= until) {
+        break;
+      } else if (now >= yield_at) {
+        sched_yield();
+        yield_at = steady_nanoseconds() + kYieldAfter;
       }
       if (turn % 16384 == 0) {
         if (over()) return;

@@ -31,7 +31,8 @@ export const pingEvent: ClientDriver = (side, meter) =>
       if (writer.send(sequence) < 0) link.onDrain = retry
     }
     const next = () => {
-      if (idleGap > 0) timer = setTimeout(send, meter.pause(clock()))
+      const pause = idleGap > 0 ? meter.pause(clock()) : 0
+      if (pause > 0) timer = setTimeout(send, pause)
       else send()
     }
     const advance = (now: number) => {

@@ -55,7 +55,8 @@ export const pingSync: ClientDriver = async (side, meter) => {
   meter.begin(now)
   let slice = now + SLICE_MS
   for (let sequence = 0; ; sequence++) {
-    if (idleGap > 0) Atomics.wait(cell, 0, 0, idleGap)
+    const pause = idleGap > 0 ? meter.pause(clock()) : 0
+    if (pause > 0) Atomics.wait(cell, 0, 0, pause)
     const begin = clock()
     while (writer.send(sequence) < 0 && clock() - begin < PATIENCE_MS);
     let end = begin
