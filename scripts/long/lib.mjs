@@ -177,7 +177,10 @@ export class Household {
       process.on(signal, () => {
         if (this.interrupted) process.exit(130)
         this.interrupted = true
-        setTimeout(() => process.exit(130), HALT_MS).unref()
+        setTimeout(() => {
+          say('interrupted in the middle of something, which is done again: call again to go on')
+          process.exit(130)
+        }, HALT_MS).unref()
       })
     }
   }
