@@ -1,11 +1,12 @@
 // Writes what the docs say from what the code and the recorded runs say: docs/errors.md from the error table, the README's
-// numbers from bench/results/ (demo.json, and what `npm run bench` leaves there). With --check nothing is written, and a difference is an error.
+// numbers from bench/results/ (demo.json, and what `npm run bench` leaves there), and what docs/hostile.md tells of long runs. With --check nothing is written, and a difference is an error.
 //
 //   node dist/cli/main.js demo --json > bench/results/demo.json && node scripts/docs.mjs
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { benchText } from '../bench/readme.mjs'
 import { errorTable } from '../dist/errors.js'
+import { recordedText } from './long/recorded.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const check = process.argv.includes('--check')
@@ -54,15 +55,18 @@ const table = [
   line('64 bytes and back, `adaptive` (default)', micro, shm.adaptive, net.echo, median),
   ...(shm.busy ? [line('64 bytes and back, `busy`', micro, shm.busy, net.echo, median)] : []),
 ].join('\n')
-let readme = readFileSync(`${root}README.md`, 'utf8')
-function fill(name, text) {
-  const block = new RegExp(`(<!-- ${name}:[^\\n]*-->\\n)[\\s\\S]*?(<!-- /${name} -->)`)
-  if (!block.test(readme)) throw new Error(`README.md has lost the markers of its ${name}`)
-  readme = readme.replace(block, (_all, begin, end) => `${begin}${text}${end}`)
+/** Writes each block, name → text, between its markers. */
+function fill(file, blocks) {
+  let whole = readFileSync(root + file, 'utf8')
+  for (const [name, text] of Object.entries(blocks)) {
+    const block = new RegExp(`(<!-- ${name}:[^\\n]*-->\\n)[\\s\\S]*?(<!-- /${name} -->)`)
+    if (!block.test(whole)) throw new Error(`${file} has lost the markers of its ${name}`)
+    whole = whole.replace(block, (_all, begin, end) => `${begin}${text}${end}`)
+  }
+  write(file, whole)
 }
-fill('numbers', `${table}\n`)
-fill('bench', benchText(`${root}bench/results`))
-write('README.md', readme)
+fill('README.md', { numbers: `${table}\n`, bench: benchText(`${root}bench/results`) })
+fill('docs/hostile.md', { recorded: recordedText(`${root}bench/results/long`) })
 
 if (stale.length !== 0) {
   console.error(`not what the sources say: ${stale.join(', ')}; run node scripts/docs.mjs`)
