@@ -69,11 +69,13 @@ class Traffic {
   }
 
   async stop(): Promise<void> {
+    // on the path that it is on now, too; how soon is up to the machine
+    const before = Math.min(...this.got)
+    await until('more traffic', () => Math.min(...this.got) > Math.max(100, before))
     this.#over = true
     await within(Promise.all(this.#writers), 'the last sending')
     await until('the last delivery', () => this.sent.every((sent, side) => sent === this.got[side]))
     expect(this.wrong).toBe(0)
-    expect(Math.min(...this.sent)).toBeGreaterThan(100)
   }
 }
 
