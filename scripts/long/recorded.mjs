@@ -42,9 +42,15 @@ const rows = {
       return [`fuzzing, \`${target}\``, `${what} in ${(seconds / 60).toFixed(0)} minutes; ${failed(mine)}`]
     }),
   torn: ({ units }) => {
-    const lines = linesOf(units)
-    const decoded = sum(lines.filter(({ kind }) => kind !== undefined).map((line) => line.attempts ?? 0))
-    return [['bytes that change while they are decoded', `${million(decoded)} attempts; ${failed(units)}`]]
+    const count = (wanted) =>
+      million(sum(linesOf(units).map(({ kind, attempts }) => (wanted(kind) ? attempts : 0))))
+    const bare = (kind) => kind === 'copy' || kind === 'descriptor'
+    return [
+      [
+        'bytes that change while they are decoded',
+        `${count((kind) => !bare(kind))} messages decoded, ${count(bare)} bare copies and descriptors; ${failed(units)}`,
+      ],
+    ]
   },
   kill: ({ kills, told, freed, rejoined, gaps }) => [
     [
