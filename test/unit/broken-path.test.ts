@@ -24,9 +24,11 @@ afterEach(async () => {
   for (const clean of cleanups.splice(0).reverse()) await clean()
 })
 
+const PATIENT = { openLimit: 10_000, openMax: 60_000, pathGrace: 20_000, moveLimit: 20_000 }
+
 /** A whole conversation over a broken connection, and a whole one that comes when the first is gone. How many bytes went which way. */
 async function conversation(plan: Break | null): Promise<{ to: number; from: number }> {
-  const rig = streamRig({ capacity: 16 * 1024, timing: { pathGrace: 20_000, moveLimit: 20_000 } })
+  const rig = streamRig({ capacity: 16 * 1024, timing: PATIENT })
   let socket: BrokenSocket | null = null
   const broken = await rig.link('unix', async (path) => {
     socket = await BrokenSocket.before(path)
@@ -105,7 +107,7 @@ test.each(['to', 'from'] as const)(
     const tenths = Array.from({ length: Math.ceil(whole[way] / 10) }, (_, i) => i * 10)
     await all(tenths, (at) => conversation({ way, at, how: 'stall', ms: 2 }))
   },
-  120_000,
+  LIMIT_MS,
 )
 
 test(
