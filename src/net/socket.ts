@@ -31,6 +31,7 @@ import { probe } from './lookup.js'
 import { OnRead } from './onread.js'
 import { Chunks } from './pool.js'
 import { type ConnectChannel, lender, type SharedPeer, sharedPeer } from './shared.js'
+import { heedWrapper } from './wrapper.js'
 
 const kState = Symbol('vmring')
 
@@ -119,6 +120,7 @@ export class Socket extends PlainSocket {
     const state = this[kState]
     if (name === 'end' && state !== undefined && calledBy(wrapperFile)) {
       state.wrapped = true
+      heedWrapper(this)
       // a TLSSocket looks first whether it is to be half open itself
       process.nextTick(() => {
         this.allowHalfOpen = true

@@ -86,6 +86,41 @@ test('tls: the alert of a client that cannot go on reaches the server, however q
   }
 })
 
+test('http2: what is said before a stream or a session is destroyed is heard: a response, the code of the end', async () => {
+  const h2 = http2.createServer()
+  h2.on('stream', (stream, headers) => {
+    stream.on('error', () => {})
+    stream.session?.on('error', () => {})
+    if (headers[':path'] === '/session') {
+      stream.session?.destroy(http2.constants.NGHTTP2_REFUSED_STREAM)
+      return
+    }
+    stream.resume().on('end', () => {
+      stream.respond({ ':status': 201 })
+      stream.write('x')
+      stream.destroy()
+    })
+  })
+  const server = await listening((socket) => h2.emit('connection', socket))
+  const connect = () =>
+    http2.connect('http://localhost', {
+      createConnection: () => net.connect(server.address() as never as string),
+    })
+  const session = connect()
+  const stream = session.request({ ':method': 'POST', ':path': '/stream' })
+  const closed = once(stream, 'close')
+  stream.resume().end('body')
+  expect(((await once(stream, 'response')) as [Record<string, unknown>])[0][':status']).toBe(201)
+  await closed
+  session.close()
+  const other = connect()
+  const refused = other.request({ ':path': '/session' })
+  refused.on('error', () => {})
+  const [error] = (await once(other, 'error')) as [Error]
+  expect(error.message).toMatch(/error code 7/)
+  expect(refused.rstCode).toBe(http2.constants.NGHTTP2_REFUSED_STREAM)
+})
+
 test('who watches node:net sees none of the connections of vmring itself', async () => {
   const seen: unknown[] = []
   const { connect } = plain.Socket.prototype
