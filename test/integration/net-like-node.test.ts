@@ -92,7 +92,7 @@ test('http2: what is said before a stream or a session is destroyed is heard: a 
     stream.on('error', () => {})
     stream.session?.on('error', () => {})
     if (headers[':path'] === '/session') {
-      stream.session?.destroy(http2.constants.NGHTTP2_REFUSED_STREAM)
+      stream.session?.destroy(new Error('refused'), http2.constants.NGHTTP2_REFUSED_STREAM)
       return
     }
     stream.resume().on('end', () => {
