@@ -22,6 +22,7 @@ export async function connectService(
   const attempts: string[] = []
   let lastError: Error | null = null
   let asked = 0
+  let askAgain = 0
   let dialled = false
   for (;;) {
     signal?.throwIfAborted()
@@ -43,7 +44,14 @@ export async function connectService(
       for (const remote of hub.remotes.values()) remote.greet()
       continue
     }
-    if (!dialled && mayDial(hub, options)) {
+    // An answer wakes this too, as does all that anybody says: who asked at once again would never stop asking.
+    const now = performance.now()
+    const due = now >= askAgain
+    if (due) {
+      if (askAgain > 0) for (const remote of hub.remotes.values()) remote.remind()
+      askAgain = now + ASK_AGAIN_MS
+    }
+    if (due && !dialled && mayDial(hub, options)) {
       try {
         await abortable(hub.dialer!.dialService(service), signal)
         dialled = true
@@ -56,8 +64,7 @@ export async function connectService(
     }
     const left = deadline - performance.now() // dialling took its time
     if (left <= 0) break
-    await hub.change(Math.min(left, ASK_AGAIN_MS), signal)
-    for (const remote of hub.remotes.values()) remote.greet()
+    await hub.change(Math.min(left, Math.max(1, askAgain - performance.now())), signal)
   }
   for (const { section } of untellers(hub, asked)) {
     const patience = hub.timing.helloLimit / 1000

@@ -81,6 +81,11 @@ export class Remote {
     this.#hello.start(() => this.send(encodeFrame({ type: FrameType.HELLO })))
   }
 
+  /** Asks once more, unless an answer is awaited already: it tells as much, and a wire that is slow is not flooded. */
+  remind(): void {
+    if (!this.#hello.running) this.greet()
+  }
+
   /** True when the set of services may have changed. */
   onHelloAck(frame: Frame): boolean {
     const { part, services } = frame
