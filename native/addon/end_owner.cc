@@ -1,11 +1,6 @@
 #include "addon/end_owner.hpp"
 
 namespace vmring::addon {
-namespace {
-
-constexpr size_t kFewEnds = 16;
-
-} // namespace
 
 uint32_t EndOwner::look(EndEntry& end) {
   if (end.lost() || end.fault() != nullptr) return end.fault_reported ? 0 : ready::fault;
@@ -61,7 +56,7 @@ uint32_t EndOwner::collect(uint32_t* pairs, uint32_t most) {
       continue;
     }
     const bool silent = end == nullptr || end->is_private || end->owner != this ||
-                        (++end->quiet > kQuietPolls && active_.size() > kFewEnds && park(*end));
+                        (++end->quiet > kQuietPolls && active_.size() > 1 && park(*end));
     if (silent) {
       if (end != nullptr && end->owner == this) end->active = false;
       active_[cursor_] = active_.back();

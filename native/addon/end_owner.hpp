@@ -9,7 +9,7 @@
 
 namespace vmring::addon {
 
-inline constexpr uint32_t kQuietPolls = 4096; // without anything: the end is parked if there are many
+inline constexpr uint32_t kQuietPolls = 4096; // without anything: the end is parked, unless it is the only one
 
 class EndOwner {
  public:

@@ -156,8 +156,9 @@ void Loop::on_idle() {
     }
     if (!hot || module_.pairs.pending() || handles_ == nullptr || holders_ == 0) return;
     if (found == Found::nothing) continue;
-    if (found != Found::ready) return;
+    if (found == Found::yielded) return;
     for (const auto& member : members_) member->spun_well();
+    if (found == Found::news) return;
     until = steady_nanoseconds() + kVainNanoseconds;
     if (until > start + kStayNanoseconds) until = start + kStayNanoseconds;
   }
@@ -169,7 +170,7 @@ Loop::Found Loop::spin(uint64_t until) {
     for (const auto& member : members_) {
       if (member->any_ready()) return Found::ready;
       // Bells are somebody else's cache lines: they are looked at less often than the ends that are in use.
-      if (turn % 16 == 15 && member->has_news()) return Found::news;
+      if (turn % 16 == 15 && member->some_news()) return Found::news;
     }
     if (turn % 8 == 7) {
       const uint64_t now = steady_nanoseconds();

@@ -198,6 +198,7 @@ bool Member::send_control(uint32_t section, const uint8_t* bytes, uint32_t lengt
   if (!remote.send_control(bytes, length)) return false;
   if (remote.ring_control()) ring_doorbell(section);
   note_traffic();
+  asking_ = true;
   return true;
 }
 

@@ -115,6 +115,8 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   uint64_t poll_delay();
   void woke();
   bool has_news();
+  // The same for who spins and looks at the ends in use himself: of the bells a few at a time, whose number others decide.
+  bool some_news();
   // Whether spinning pays. Who spins where others want the processor gets it back after their time slices, milliseconds, whereas whoever
   // is woken gets it at once; and whoever should answer may be waiting for this very processor. So `adaptive` sleeps for a while
   // instead when its thread was kept from the processor, and when it has spun in vain several times in a row.
@@ -223,6 +225,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   Handles* handles_ = nullptr;
   Counters counters_;
   uint32_t next_bell_ = 0;
+  size_t next_look_ = 0; // in present_
 
   bool closed_ = false;
   bool detached_ = false;
@@ -230,6 +233,7 @@ class Member final : public EndOwner, private Watched, public std::enable_shared
   bool processing_ = false;
   bool signalled_ = true; // look at everything once, after the doorbell has been armed
   bool table_due_ = true;
+  bool asking_ = false; // a control message went out since the last look at the clock
   bool watched_ = false;
   uint64_t hot_until_ = 0;
   uint64_t crowded_until_ = 0;

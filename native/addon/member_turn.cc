@@ -8,12 +8,14 @@ namespace vmring::addon {
 namespace {
 
 constexpr uint64_t kHotNanoseconds = 100'000;    // adaptive: keep looking this long after the last message
+constexpr uint64_t kHotAsking = 300'000;         // … or after the last control message of our own: what answers it is more than a message takes
 constexpr uint64_t kCrowdedAway = 200'000;       // nobody keeps a processor for so long who does not need it
 constexpr uint64_t kCrowdedNanoseconds = 50'000'000;
 constexpr uint64_t kVainPause = 500'000; // doubled with each time that spinning was in vain, the first left out
 constexpr uint32_t kMostVain = 6;
 constexpr uint64_t kScanNanoseconds = 5'000'000; // the table is looked at this often while hot
 constexpr uint32_t kControlPerTurn = 32;         // control messages of one peer
+constexpr size_t kBellsPerLook = 4;
 constexpr uint64_t kMillisecond = 1'000'000;
 // Who can ring can ring a million times a second. An honest peer rings once for each time that we sleep, and changes a bell first.
 constexpr uint64_t kWindow = 10 * kMillisecond;
@@ -94,6 +96,18 @@ bool Member::has_news() {
   return any_ready();
 }
 
+bool Member::some_news() {
+  if (closed_) return false;
+  if (signalled_ || attention_.load(std::memory_order_relaxed) != 0 || !events_.empty()) return true;
+  if (mapping_->lost()) return !lost_reported_;
+  for (size_t i = 0; i < kBellsPerLook && i < present_.size(); ++i) {
+    if (++next_look_ >= present_.size()) next_look_ = 0;
+    const Other& other = others_[present_[next_look_]];
+    if (other.control_pending || other.remote->news()) return true;
+  }
+  return false;
+}
+
 bool Member::may_sleep() {
   if (closed_) return true;
   flush_released();
@@ -104,7 +118,8 @@ bool Member::may_sleep() {
       traffic_ = false;
       last_traffic_ = now;
       const bool looks = options_.mode == Mode::adaptive && !crowded(now);
-      const uint64_t hot = muted_until_ != 0 ? kMutedHot : looks ? kHotNanoseconds : 0;
+      const uint64_t hot = muted_until_ != 0 ? kMutedHot : !looks ? 0 : asking_ ? kHotAsking : kHotNanoseconds;
+      asking_ = false;
       hot_until_ = hot == 0 ? 0 : now + hot;
     }
     if (now < hot_until_) return false;

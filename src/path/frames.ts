@@ -126,13 +126,12 @@ export interface Frame {
 export type FrameInit = Partial<Omit<Frame, 'notUnderstood'>> & { type: number }
 
 const NO_CHANNEL = new Uint8Array(CHANNEL_ID_BYTES)
-const decoder = new TextDecoder('utf-8')
-const encoder = new TextEncoder()
+const decoded = Buffer.alloc(MAX_TEXT_BYTES)
 
-/** Cuts a text to what a field may carry. */
-function textBytes(text: string): Uint8Array {
-  const bytes = encoder.encode(text)
-  return bytes.length <= MAX_TEXT_BYTES ? bytes : bytes.subarray(0, MAX_TEXT_BYTES)
+/** At most MAX_TEXT_BYTES. */
+function textOf(bytes: Uint8Array): string {
+  decoded.set(bytes)
+  return decoded.toString('utf8', 0, bytes.length)
 }
 
 // Byte by byte: a DataView of a small array makes the engine give it a buffer of its own, which costs more than all the rest of a frame.
@@ -147,19 +146,6 @@ export function putU32(bytes: Uint8Array, at: number, value: number): void {
 export function putU64(bytes: Uint8Array, at: number, value: number): void {
   putU32(bytes, at, value >>> 0)
   putU32(bytes, at + 4, Math.floor(value / 2 ** 32))
-}
-
-function u32(...values: number[]): Uint8Array {
-  const bytes = new Uint8Array(values.length * 4)
-  for (let i = 0; i < values.length; i++) putU32(bytes, i * 4, values[i]!)
-  return bytes
-}
-
-function peerBytes({ uuid, incarnation }: PeerName): Uint8Array {
-  const bytes = new Uint8Array(PEER_BYTES)
-  bytes.set(uuid.subarray(0, 16))
-  bytes.set(u32(incarnation), 16)
-  return bytes
 }
 
 export function writeHeader(
@@ -180,53 +166,94 @@ export function writeHeader(
   return view
 }
 
+// Frames are written into a slab and cut from it: an array for each, and for each of its fields, costs more than all that is written.
+// What has been cut is never written again.
+const SLAB_BYTES = 2048
+let slab = Buffer.alloc(SLAB_BYTES)
+let written = 0
+
+/** Bytes that a field with this text takes at most. */
+function roomFor(text: string | undefined): number {
+  return text === undefined ? 0 : 16 + Math.min(MAX_TEXT_BYTES, text.length * 3)
+}
+
+function roomForAll(texts: string[] | undefined): number {
+  return texts === undefined ? 0 : texts.reduce((sum, text) => sum + roomFor(text), 0)
+}
+
+/** Returns where the `length` bytes of the field go. */
+function putField(type: number, length: number): number {
+  const at = written + 4
+  slab[written] = type
+  slab[written + 1] = type >>> 8
+  slab[written + 2] = length
+  slab[written + 3] = length >>> 8
+  written = at + ((length + 3) & ~3)
+  return at
+}
+
+function putWord(type: number, value: number): void {
+  putU32(slab, putField(type, 4), value)
+}
+
+function putBytes(type: number, bytes: Uint8Array): void {
+  slab.set(bytes, putField(type, bytes.length))
+}
+
+/** Texts are cut to what a field may carry. `before`: bytes in front of it in the same field, which the caller fills. */
+function putText(type: number, text: string, before = 0): number {
+  const length = slab.write(text, written + 4 + before, MAX_TEXT_BYTES)
+  return putField(type, before + length)
+}
+
+function putPeer(type: number, { uuid, incarnation }: PeerName): void {
+  const at = putField(type, PEER_BYTES)
+  slab.set(uuid.subarray(0, 16), at)
+  putU32(slab, at + 16, incarnation)
+}
+
 export function encodeFrame(init: FrameInit): Uint8Array {
-  const fields: [number, Uint8Array][] = []
-  if (init.service !== undefined) fields.push([Field.SERVICE, textBytes(init.service)])
-  if (init.offer !== undefined) fields.push([Field.OFFER, init.offer])
-  if (init.capacity !== undefined) fields.push([Field.CAPACITY, u32(init.capacity)])
-  if (init.maxMessage !== undefined) {
-    fields.push([Field.MAX_MESSAGE, u32(init.maxMessage >>> 0, Math.floor(init.maxMessage / 2 ** 32))])
+  const most =
+    HEADER_BYTES +
+    160 + // all fields of fixed length
+    (init.offer?.length ?? 0) +
+    (init.token?.length ?? 0) +
+    (roomFor(init.service) + roomFor(init.text) + roomFor(init.path) + roomFor(init.origin)) +
+    (roomForAll(init.services) + roomForAll(init.grants))
+  if (written + most > slab.length) {
+    slab = Buffer.alloc(Math.max(SLAB_BYTES, most))
+    written = 0
   }
-  if (init.reason !== undefined) {
-    const text = textBytes(init.text ?? '')
-    const bytes = new Uint8Array(4 + text.length)
-    bytes.set(u32(init.reason))
-    bytes.set(text, 4)
-    fields.push([Field.REASON, bytes])
-  }
-  if (init.next !== undefined) fields.push([Field.NEXT, u32(init.next)])
-  if (init.path !== undefined) fields.push([Field.PATH, textBytes(init.path)])
+  const begin = written
+  written += HEADER_BYTES
+  if (init.service !== undefined) putText(Field.SERVICE, init.service)
+  if (init.offer !== undefined) putBytes(Field.OFFER, init.offer)
+  if (init.capacity !== undefined) putWord(Field.CAPACITY, init.capacity)
+  if (init.maxMessage !== undefined) putU64(slab, putField(Field.MAX_MESSAGE, 8), init.maxMessage)
+  if (init.reason !== undefined) putU32(slab, putText(Field.REASON, init.text ?? '', 4), init.reason)
+  if (init.next !== undefined) putWord(Field.NEXT, init.next)
+  if (init.path !== undefined) putText(Field.PATH, init.path)
   if (init.part !== undefined) {
-    fields.push([Field.PART, u32(init.part.serial, init.part.index, init.part.count)])
-    for (const name of init.services ?? []) fields.push([Field.SERVICE, textBytes(name)])
+    const at = putField(Field.PART, 12)
+    putU32(slab, at, init.part.serial)
+    putU32(slab, at + 4, init.part.index)
+    putU32(slab, at + 8, init.part.count)
+    for (const name of init.services ?? []) putText(Field.SERVICE, name)
   }
-  if (init.peer !== undefined) fields.push([Field.PEER, peerBytes(init.peer)])
-  if (init.target !== undefined) fields.push([Field.TARGET, peerBytes(init.target)])
-  if (init.token !== undefined) fields.push([Field.TOKEN, init.token])
-  if (init.origin !== undefined) fields.push([Field.ORIGIN, textBytes(init.origin)])
-  for (const pattern of init.grants ?? []) fields.push([Field.GRANT, textBytes(pattern)])
-  let length = 0
-  for (const [, bytes] of fields) length += 4 + ((bytes.length + 3) & ~3)
-  const frame = new Uint8Array(HEADER_BYTES + length)
+  if (init.peer !== undefined) putPeer(Field.PEER, init.peer)
+  if (init.target !== undefined) putPeer(Field.TARGET, init.target)
+  if (init.token !== undefined) putBytes(Field.TOKEN, init.token)
+  if (init.origin !== undefined) putText(Field.ORIGIN, init.origin)
+  if (init.grants !== undefined) for (const pattern of init.grants) putText(Field.GRANT, pattern)
   const flags = init.flags ?? 0
-  frame[0] = FRAME_VERSION
-  frame[1] = init.type
-  frame[2] = flags
-  frame[3] = flags >>> 8
-  putU32(frame, 4, init.epoch ?? 0)
-  frame.set(init.channel ?? NO_CHANNEL, 8)
-  putU32(frame, 32, length)
-  let at = HEADER_BYTES
-  for (const [type, bytes] of fields) {
-    frame[at] = type
-    frame[at + 1] = type >>> 8
-    frame[at + 2] = bytes.length
-    frame[at + 3] = bytes.length >>> 8
-    frame.set(bytes, at + 4)
-    at += 4 + ((bytes.length + 3) & ~3)
-  }
-  return frame
+  slab[begin] = FRAME_VERSION
+  slab[begin + 1] = init.type
+  slab[begin + 2] = flags
+  slab[begin + 3] = flags >>> 8
+  putU32(slab, begin + 4, init.epoch ?? 0)
+  slab.set(init.channel ?? NO_CHANNEL, begin + 8)
+  putU32(slab, begin + 32, written - begin - HEADER_BYTES)
+  return new Uint8Array(slab.buffer, slab.byteOffset + begin, written - begin)
 }
 
 /** Type, flags and epoch of a frame that is long enough and of a known version; null otherwise. */
@@ -247,28 +274,32 @@ export function readHeader(
   }
 }
 
+const u16At = (bytes: Uint8Array, at: number) => bytes[at]! | (bytes[at + 1]! << 8)
+export const u32At = (bytes: Uint8Array, at: number) =>
+  (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0
+
 /** Null for a frame that is malformed: it is dropped. */
 export function decodeFrame(bytes: Uint8Array): Frame | null {
-  const header = readHeader(bytes)
-  if (header === null) return null
-  const { view, end } = header
+  if (bytes.length < HEADER_BYTES || bytes[0] !== FRAME_VERSION) return null
+  const end = HEADER_BYTES + u32At(bytes, 32)
+  if (end > bytes.length) return null
   const frame: Frame = {
-    type: header.type,
-    flags: header.flags,
-    epoch: header.epoch,
-    channel: header.channel,
+    type: bytes[1]!,
+    flags: u16At(bytes, 2),
+    epoch: u32At(bytes, 4),
+    channel: bytes.subarray(8, 8 + CHANNEL_ID_BYTES),
   }
   let at = HEADER_BYTES
   while (at < end) {
     if (end - at < 4) return null
-    const raw = view.getUint16(at, true)
-    const length = view.getUint16(at + 2, true)
+    const raw = u16At(bytes, at)
+    const length = u16At(bytes, at + 2)
     const type = raw & ~MUST_UNDERSTAND
     const next = at + 4 + ((length + 3) & ~3)
     if (next > end) return null
     if (!KNOWN_FIELDS.has(type)) {
       if ((raw & MUST_UNDERSTAND) !== 0) frame.notUnderstood = true
-    } else if (!readField(frame, type, bytes.subarray(at + 4, at + 4 + length))) {
+    } else if (!readField(frame, type, bytes, at + 4, length)) {
       return null
     }
     at = next
@@ -276,66 +307,61 @@ export function decodeFrame(bytes: Uint8Array): Frame | null {
   return frame
 }
 
-function readField(frame: Frame, type: number, value: Uint8Array): boolean {
-  const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
+function readField(frame: Frame, type: number, bytes: Uint8Array, at: number, length: number): boolean {
   switch (type) {
     case Field.SERVICE:
-      if (value.length > MAX_TEXT_BYTES) return false
-      if (frame.part !== undefined) frame.services!.push(decoder.decode(value))
-      else frame.service ??= decoder.decode(value)
+      if (length > MAX_TEXT_BYTES) return false
+      if (frame.part !== undefined) frame.services!.push(textOf(bytes.subarray(at, at + length)))
+      else frame.service ??= textOf(bytes.subarray(at, at + length))
       return true
     case Field.OFFER:
-      frame.offer ??= value
+      frame.offer ??= bytes.subarray(at, at + length)
       return true
     case Field.CAPACITY:
-      if (value.length !== 4) return false
-      frame.capacity ??= view.getUint32(0, true)
+      if (length !== 4) return false
+      frame.capacity ??= u32At(bytes, at)
       return true
     case Field.MAX_MESSAGE:
-      if (value.length !== 8) return false
-      frame.maxMessage ??= view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32
+      if (length !== 8) return false
+      frame.maxMessage ??= u32At(bytes, at) + u32At(bytes, at + 4) * 2 ** 32
       return true
     case Field.REASON:
-      if (value.length < 4 || value.length > 4 + MAX_TEXT_BYTES) return false
-      frame.reason ??= view.getUint32(0, true)
-      frame.text ??= decoder.decode(value.subarray(4))
+      if (length < 4 || length > 4 + MAX_TEXT_BYTES) return false
+      frame.reason ??= u32At(bytes, at)
+      frame.text ??= textOf(bytes.subarray(at + 4, at + length))
       return true
     case Field.NEXT:
-      if (value.length !== 4) return false
-      frame.next ??= view.getUint32(0, true)
+      if (length !== 4) return false
+      frame.next ??= u32At(bytes, at)
       return true
     case Field.PATH:
-      if (value.length > MAX_TEXT_BYTES) return false
-      frame.path ??= decoder.decode(value)
+      if (length > MAX_TEXT_BYTES) return false
+      frame.path ??= textOf(bytes.subarray(at, at + length))
       return true
     case Field.PEER:
     case Field.TARGET: {
-      if (value.length !== PEER_BYTES) return false
-      const incarnation = view.getUint32(16, true)
+      if (length !== PEER_BYTES) return false
+      const incarnation = u32At(bytes, at + 16)
       if (incarnation === 0) return false
-      frame[type === Field.PEER ? 'peer' : 'target'] ??= { uuid: value.slice(0, 16), incarnation }
+      frame[type === Field.PEER ? 'peer' : 'target'] ??= { uuid: bytes.slice(at, at + 16), incarnation }
       return true
     }
     case Field.TOKEN:
-      if (value.length !== TOKEN_BYTES) return false
-      frame.token ??= value.slice()
+      if (length !== TOKEN_BYTES) return false
+      frame.token ??= bytes.slice(at, at + length)
       return true
     case Field.ORIGIN:
-      if (value.length > MAX_TEXT_BYTES) return false
-      frame.origin ??= decoder.decode(value)
+      if (length > MAX_TEXT_BYTES) return false
+      frame.origin ??= textOf(bytes.subarray(at, at + length))
       return true
     case Field.GRANT:
-      if (value.length > MAX_TEXT_BYTES) return false
+      if (length > MAX_TEXT_BYTES) return false
       frame.grants ??= []
-      frame.grants.push(decoder.decode(value))
+      frame.grants.push(textOf(bytes.subarray(at, at + length)))
       return true
     default:
-      if (value.length !== 12 || frame.part !== undefined) return false
-      frame.part = {
-        serial: view.getUint32(0, true),
-        index: view.getUint32(4, true),
-        count: view.getUint32(8, true),
-      }
+      if (length !== 12 || frame.part !== undefined) return false
+      frame.part = { serial: u32At(bytes, at), index: u32At(bytes, at + 4), count: u32At(bytes, at + 8) }
       frame.services = []
       return true
   }

@@ -97,4 +97,6 @@ export interface Path {
   defaultCapacity(many?: boolean): number
   /** Throws ERR_VMRING_SECTION_FULL. */
   createEnd(spec: EndSpec): PathEnd
+  /** Nobody waits just now: what the next end of that capacity takes may be done ahead, if one seems to be wanted soon. */
+  prepare?(capacity: number): void
 }

@@ -15,7 +15,7 @@ import {
   Status,
 } from '../native/types.js'
 import { dispatchReady, unwatchEnd, watchEnd } from '../ring/ends.js'
-import { putU32, putU64 } from './frames.js'
+import { putU32, putU64, u32At } from './frames.js'
 import type { EndEvents, EndSpec, Path, PathEnd, PathEvents, PeerRef } from './path.js'
 
 const MAX_SESSION_FRAME = 1024
@@ -32,6 +32,10 @@ const SHARE_OF_MANY = 32
 const LARGEST_OF_FIRST = 512 * 1024
 const SHARE_OF_FIRST = 7
 const KEPT_FOR_MANY = 3 / 4
+// An end is made ahead while channels are opened so fast one after the other, with rings up to this size, and kept for so long.
+const IN_A_ROW_MS = 10
+const LARGEST_SPARE = 64 * 1024
+const SPARE_MS = 100
 
 export interface ShmEvents {
   onPath(path: ShmPath): void
@@ -48,6 +52,8 @@ export class ShmNetwork {
   /** true when the application may still hold views of ends that are gone */
   lent = false
   readonly #paths = new Map<string, ShmPath>()
+  /** whose control message came last: many come in a row */
+  #last: ShmPath | undefined
   readonly #events: ShmEvents
   #lost = false
 
@@ -94,6 +100,13 @@ export class ShmNetwork {
     return all
   }
 
+  /** Makes room for an end that is wanted now. False: there was nothing to give. */
+  dropSpares(): boolean {
+    let dropped = false
+    for (const path of this.#paths.values()) dropped = path.dropSpare() || dropped
+    return dropped
+  }
+
   countEnd(section: number, by: 1 | -1): void {
     const count = (this.#ends.get(section) ?? 0) + by
     if (count === 0) this.#ends.delete(section)
@@ -112,6 +125,13 @@ export class ShmNetwork {
   }
 
   #find(section: number, incarnation: number): ShmPath | undefined {
+    const last = this.#last
+    if (last?.remote.section === section && last.remote.incarnation === incarnation && !last.lost) return last
+    this.#last = this.#findOther(section, incarnation)
+    return this.#last
+  }
+
+  #findOther(section: number, incarnation: number): ShmPath | undefined {
     const known = this.#paths.get(`${section}:${incarnation}`)
     if (known !== undefined) return known
     const remote = this.peer.remotes().find((r) => r.section === section && r.incarnation === incarnation)
@@ -166,6 +186,10 @@ export class ShmPath implements Path {
   #queue: Uint8Array[] = []
   #timer: NodeJS.Timeout | null = null
   #interval = RETRY_FIRST
+  #createdAt = Number.NEGATIVE_INFINITY
+  #inARow = false
+  #spare: Spare | null = null
+  #spareTimer: NodeJS.Timeout | null = null
 
   constructor(network: ShmNetwork, remote: RemotePeer) {
     this.network = network
@@ -233,13 +257,70 @@ export class ShmPath implements Path {
     if (this.lost) return false
     this.lost = true
     if (this.#timer !== null) clearTimeout(this.#timer)
+    this.dropSpare()
     return true
   }
 
-  createEnd(spec: EndSpec): PathEnd {
-    const { id, offer } = this.network.peer.createEnd(this.remote.section, spec.capacity, 0, 0)
-    return new ShmEnd(this, id, encodeOffer(offer), spec.capacity)
+  createEnd({ capacity }: EndSpec): PathEnd {
+    const now = performance.now()
+    this.#inARow = now - this.#createdAt < IN_A_ROW_MS
+    this.#createdAt = now
+    const spare = this.#spare
+    if (spare?.capacity === capacity) {
+      this.#spare = null
+      return new ShmEnd(this, spare.id, spare.offer, capacity)
+    }
+    this.dropSpare()
+    const { id, offer } = this.#makeEnd(capacity)
+    return new ShmEnd(this, id, offer, capacity)
   }
+
+  #makeEnd(capacity: number): Spare {
+    const { network, remote } = this
+    const make = () => network.peer.createEnd(remote.section, capacity, 0, 0)
+    let made: ReturnType<typeof make>
+    try {
+      made = make()
+    } catch (error) {
+      if (!network.dropSpares()) throw error
+      made = make()
+    }
+    return { id: made.id, offer: encodeOffer(made.offer), capacity }
+  }
+
+  prepare(capacity: number): void {
+    if (!this.#inARow || this.#spare !== null || capacity > LARGEST_SPARE || this.lost) return
+    try {
+      this.#spare = this.#makeEnd(capacity)
+    } catch {
+      this.#inARow = false // whoever wants one will hear why there is none
+      return
+    }
+    this.#spareTimer ??= setTimeout(() => this.#expire(), SPARE_MS).unref()
+  }
+
+  #expire(): void {
+    this.#spareTimer = null
+    const left = this.#createdAt + SPARE_MS - performance.now()
+    if (left <= 0) this.dropSpare()
+    else if (this.#spare !== null) this.#spareTimer = setTimeout(() => this.#expire(), left).unref()
+  }
+
+  /** False: there was none. */
+  dropSpare(): boolean {
+    const spare = this.#spare
+    if (spare === null) return false
+    this.#spare = null
+    native.endDestroy(spare.id)
+    return true
+  }
+}
+
+/** An end that no channel has yet. */
+interface Spare {
+  id: number
+  offer: Uint8Array
+  capacity: number
 }
 
 class ShmEnd implements PathEnd {
@@ -298,8 +379,10 @@ class ShmEnd implements PathEnd {
   sendLarge(bytes: Uint8Array): number {
     // the descriptor needs room too: look before copying
     if (!native.endWantSpace(this.id, 32)) return Status.WOULD_BLOCK
-    const { peer } = this.path.network
-    const offset = peer.allocLarge(this.id, bytes.length)
+    const { network } = this.path
+    const { peer } = network
+    let offset = peer.allocLarge(this.id, bytes.length)
+    if (offset < 0 && network.dropSpares()) offset = peer.allocLarge(this.id, bytes.length)
     if (offset < 0) return Status.TOO_LARGE
     // @step large: memory taken
     new Uint8Array(this.buffer, offset, bytes.length).set(bytes)
@@ -339,18 +422,17 @@ function encodeOffer(offer: RingOffer): Uint8Array {
 }
 
 function decodeOffer(bytes: Uint8Array): RingOffer {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  const ringOffset = bytes.length >= 32 ? view.getBigUint64(8, true) : -1n
-  const readerOffset = bytes.length >= 32 ? view.getBigUint64(24, true) : -1n
-  const limit = BigInt(Number.MAX_SAFE_INTEGER)
-  if (ringOffset < 0n || ringOffset > limit || readerOffset > limit || view.getUint32(20, true) < 1) {
+  const whole = bytes.length >= 32
+  const ringOffset = whole ? u32At(bytes, 8) + u32At(bytes, 12) * 2 ** 32 : Number.POSITIVE_INFINITY
+  const readerOffset = whole ? u32At(bytes, 24) + u32At(bytes, 28) * 2 ** 32 : Number.POSITIVE_INFINITY
+  if (!Number.isSafeInteger(ringOffset) || !Number.isSafeInteger(readerOffset) || u32At(bytes, 20) < 1) {
     throw new VmringError('ERR_VMRING_PROTOCOL', 'the other side offers a ring that cannot be')
   }
   return {
-    capacity: view.getUint32(0, true),
-    tag: view.getUint32(4, true),
-    ringOffset: Number(ringOffset),
-    bell: view.getUint32(16, true),
-    readerOffset: Number(readerOffset),
+    capacity: u32At(bytes, 0),
+    tag: u32At(bytes, 4),
+    ringOffset,
+    bell: u32At(bytes, 16),
+    readerOffset,
   }
 }

@@ -84,6 +84,8 @@ export class SessionHub implements PathEvents {
   onPaths: ((remote: Remote) => void) | null = null
   onBells: ((path: Path, flags: number) => void) | null = null
   readonly #sessions = new Map<string, Session>()
+  /** of the processes that paths lead to: asked for with each frame */
+  readonly #keys = new WeakMap<Path, string>()
   readonly #tombstones = new Tombstones()
   readonly #listeners = new Map<string, Listener>()
   readonly #claims = new Set<string>()
@@ -209,7 +211,12 @@ export class SessionHub implements PathEvents {
   }
 
   #remoteOf(path: Path): Remote | undefined {
-    return this.remotes.get(peerKey(path.remote.uuid))
+    let key = this.#keys.get(path)
+    if (key === undefined) {
+      key = peerKey(path.remote.uuid)
+      this.#keys.set(path, key)
+    }
+    return this.remotes.get(key)
   }
 
   /** Resolves at the next change of remotes, paths or services, or after `timeout` ms, or when the signal aborts. */
@@ -419,7 +426,7 @@ export class SessionHub implements PathEvents {
     ) {
       return refusal(Reason.PROTOCOL, 'the request is incomplete')
     }
-    if (peerKey(frame.channel.subarray(0, 16)) !== remote.key)
+    if (!beginsWith(frame.channel, remote.ref.uuid))
       return refusal(Reason.PROTOCOL, 'the channel id belongs to somebody else')
     if (path.allows?.(service) === false)
       return refusal(Reason.POLICY, `the policy of the relay does not allow '${service}'`)
@@ -444,6 +451,15 @@ export class SessionHub implements PathEvents {
       const reason = full ? Reason.SECTION_FULL : Reason.PROTOCOL
       return { reason, text: (error as Error).message, ...(full && { capacity: path.defaultCapacity() }) }
     }
+    const answer = encodeFrame({
+      type: FrameType.ACCEPT,
+      channel: id,
+      offer: end.offer,
+      maxMessage: listener.maxMessageSize,
+    })
+    // The other side waits for this; the rest is done while it goes on.
+    path.send(answer)
+    // @step accept: ACCEPT said
     const session = new Session(
       {
         hub: this,
@@ -458,18 +474,12 @@ export class SessionHub implements PathEvents {
       end,
     )
     session.remoteMaxMessage = maxMessage
-    session.answer = encodeFrame({
-      type: FrameType.ACCEPT,
-      channel: id,
-      offer: end.offer,
-      maxMessage: listener.maxMessageSize,
-    })
+    session.answer = answer
     this.addSession(session)
-    path.send(session.answer)
-    // @step accept: ACCEPT said
     session.adopt(end, 0, 0, 0)
     // @step accept: open
     listener.onSession(session)
+    path.prepare?.(capacity)
     return null
   }
 
@@ -496,8 +506,16 @@ export class SessionHub implements PathEvents {
   }
 }
 
+const keyBytes = Buffer.alloc(CHANNEL_ID_BYTES)
+
 export function channelKey(channel: Uint8Array): string {
-  return Buffer.from(channel.buffer, channel.byteOffset, channel.byteLength).toString('latin1')
+  keyBytes.set(channel)
+  return keyBytes.toString('latin1')
+}
+
+function beginsWith(bytes: Uint8Array, start: Uint8Array): boolean {
+  for (let i = 0; i < 16; i++) if (bytes[i] !== start[i]) return false
+  return true
 }
 
 /** Throws ERR_VMRING_ARGUMENT unless `service` can be a service name. */

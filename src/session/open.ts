@@ -99,6 +99,17 @@ async function attempt(
   } catch (error) {
     return { error: error as Error, reason: 0 }
   }
+  const frame = encodeFrame({
+    type: FrameType.OPEN,
+    channel: id,
+    service,
+    offer: end.offer,
+    capacity,
+    maxMessage: maxMessageSize,
+  })
+  // Said at once: all that is still to be done here is done while the other side is at it.
+  path.send(frame)
+  // @step open: OPEN said
   const session = new Session(
     {
       hub,
@@ -113,14 +124,6 @@ async function attempt(
     end,
   )
   hub.addSession(session)
-  const frame = encodeFrame({
-    type: FrameType.OPEN,
-    channel: id,
-    service,
-    offer: end.offer,
-    capacity,
-    maxMessage: maxMessageSize,
-  })
   let timer: NodeJS.Timeout | undefined
   const onAbort = (): void =>
     session.destroy(new VmringError('ERR_VMRING_CLOSED', 'the connection attempt was aborted'))
@@ -145,10 +148,10 @@ async function attempt(
           new VmringError('ERR_VMRING_TIMEOUT', `no answer on path ${path.name} within ${waited} ms`),
         )
       }
-      look()
+      session.opening.again(() => path.send(frame))
       signal?.addEventListener('abort', onAbort)
-      session.opening.start(() => path.send(frame))
-      // @step open: OPEN said
+      look()
+      path.prepare?.(capacity)
     })
     if (failure === null || failure.reason !== 0) remote.answeredAt = performance.now()
     if (failure === null) return session

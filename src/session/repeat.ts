@@ -53,9 +53,16 @@ export class Repeat {
   start(action: () => void): void {
     this.stop()
     this.#action = action
+    action()
+    if (this.#action === action) this.again(action)
+  }
+
+  /** As start(), where it has been said for the first time already. */
+  again(action: () => void): void {
+    this.stop()
+    this.#action = action
     this.#interval = this.#timing.retryFirst
     this.#arm()
-    action()
   }
 
   stop(): void {
