@@ -25,15 +25,16 @@ const { values, positionals } = parseArgs({
     node: { type: 'string' },
     jobs: { type: 'string', default: '2' },
     'no-doc': { type: 'boolean', default: false },
+    help: { type: 'boolean', short: 'h', default: false },
   },
 })
 const [filter = ''] = positionals
-if (values.tests === undefined || !existsSync(join(values.tests, 'parallel'))) {
-  console.error(
+if (values.help || values.tests === undefined || !existsSync(join(values.tests, 'parallel'))) {
+  console[values.help ? 'log' : 'error'](
     'usage: npm run conformance -- --tests DIR [--json FILE] [--node BINARY] [--jobs N] [--no-doc] [FILTER]\n' +
       'DIR has parallel/, sequential/, common/ and fixtures/: the tests of Node (repository denoland/node_test)',
   )
-  process.exit(2)
+  process.exit(values.help ? 0 : 2)
 }
 const tests = resolve(values.tests)
 const node = resolve(values.node ?? newest())
