@@ -5,7 +5,7 @@
 import { createWriteStream, mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { lastLine, root, run, seconds, total, verdict, vitestCounts } from './lib.mjs'
+import { lanes, lastLine, root, run, seconds, total, verdict, vitestCounts } from './lib.mjs'
 
 const logs = mkdtempSync(join(tmpdir(), 'vmring-ci-'))
 const node = (script, ...args) => [process.execPath, join(root, script), ...args]
@@ -118,15 +118,11 @@ async function perform([name, [command, ...args], count, minutes, env]) {
 }
 
 for (const suite of chosen(before)) await perform(suite)
-const waiting = chosen(together)
 let slow = null
-const lane = async () => {
-  for (let suite = waiting.shift(); suite !== undefined; suite = waiting.shift()) {
-    await perform(suite)
-    if (suite[0] === beside.after) slow = Promise.all(chosen([beside.suite]).map(perform))
-  }
-}
-await Promise.all([lane(), lane()])
+await lanes(chosen(together), 2, async (suite) => {
+  await perform(suite)
+  if (suite[0] === beside.after) slow = Promise.all(chosen([beside.suite]).map(perform))
+})
 await (slow ?? Promise.all(chosen([beside.suite]).map(perform)))
 for (const suite of chosen(alone)) await perform(suite)
 

@@ -126,6 +126,15 @@ export async function nodeDir() {
   return packaged
 }
 
+/** Does `work` for each of the list, in its order, `width` at a time; resolves when all are done. */
+export async function lanes(list, width, work) {
+  const waiting = [...list]
+  const lane = async () => {
+    for (let one = waiting.shift(); one !== undefined; one = waiting.shift()) await work(one)
+  }
+  await Promise.all(Array.from({ length: width }, lane))
+}
+
 /** { passed, failed } from the last line of what a suite printed, or null. */
 export function lastLine(output) {
   const match = /(\d+) passed, (\d+) failed\s*$/.exec(output)

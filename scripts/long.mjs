@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { lanes } from './lib.mjs'
 import { machine, Progress, processStats, root, saveJson, say } from './long/lib.mjs'
 import { plot } from './long/plot.mjs'
 
@@ -181,20 +182,15 @@ function perform(unit, number) {
 }
 
 const waiting = [...units.entries()].filter(([number]) => !done.some((one) => one.number === number))
-async function lane() {
-  for (let next = waiting.shift(); next !== undefined && !interrupted; next = waiting.shift()) {
-    const [number, unit] = next
-    say(
-      `${name}: unit ${number + 1} of ${units.length}: ${unit.slice(1).join(' ').replaceAll(`${root}/`, '')}`,
-    )
-    const result = await perform(unit, number)
-    if (interrupted) return
-    done.push(result)
-    progress.save(done)
-    if (chosen.draws !== true) write()
-  }
-}
-await Promise.all(Array.from({ length: width }, lane))
+await lanes(waiting, width, async ([number, unit]) => {
+  if (interrupted) return
+  say(`${name}: unit ${number + 1} of ${units.length}: ${unit.slice(1).join(' ').replaceAll(`${root}/`, '')}`)
+  const result = await perform(unit, number)
+  if (interrupted) return
+  done.push(result)
+  progress.save(done)
+  if (chosen.draws !== true) write()
+})
 
 function write() {
   let offset = 0

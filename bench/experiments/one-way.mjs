@@ -1,24 +1,17 @@
 // Messages of 64 bytes one way, processors 0 and 1, `busy`: what each takes while nothing disturbs, and how often the receiver is
 // too early. With a pause it comes back later after it has found nothing.
 //   node bench/experiments/one-way.mjs [PAUSE IN NANOSECONDS] [ROOT OF ANOTHER BUILD]
-import { fork } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { resolve } from 'node:path'
 import { summary } from './rounds.mjs'
+import { accept, open, other } from './two.mjs'
 
 const [pause = '0', root = resolve(import.meta.dirname, '../..')] = process.argv.slice(2)
-const { attach } = await import(join(root, 'dist/index.js'))
-const { native } = await import(join(root, 'dist/native/binding.js'))
 const EACH = 256
 const SECONDS = 4
 const bytes = new Uint8Array(64)
 
-if (process.send !== undefined) {
-  native.benchPin(1)
-  const server = await (await attach({ region: `unix:${process.env.HOST}`, mode: 'busy' })).listen('way')
-  process.send('up')
-  const [channel] = await new Promise((done) => server.once('channel', (...all) => done(all)))
+if (other) {
+  const channel = await accept(root, 'busy')
   const times = []
   const early = []
   const rest = Number(pause) / 1e6
@@ -53,21 +46,11 @@ if (process.send !== undefined) {
   )
   process.send('over')
 } else {
-  const directory = mkdtempSync(join(tmpdir(), 'vmring-way-'))
-  const socket = join(directory, 'host')
-  const host = fork(join(root, 'dist/cli/main.js'), ['host', '--socket', socket, '--size', '64M'], {
-    silent: true,
-  })
-  await new Promise((done) => host.stdout.once('data', done))
-  const other = fork(import.meta.filename, [pause, root], { env: { ...process.env, HOST: socket } })
+  const { channel, child, end } = await open(import.meta.filename, [pause, root], root, 'busy')
   let over = false
-  await new Promise((done) => other.once('message', done))
-  other.once('message', () => {
+  child.once('message', () => {
     over = true
   })
-  native.benchPin(0)
-  const peer = await attach({ region: `unix:${socket}`, mode: 'busy' })
-  const channel = await peer.connect('way', { wait: 10_000, ringSize: 65536 })
   const times = []
   while (!over) {
     const begin = performance.now()
@@ -84,10 +67,5 @@ if (process.send !== undefined) {
   console.log(
     `sending, 4,096 without once being without room: ${times.length > 0 ? summary(times) : 'never'}`,
   )
-  other.kill('SIGKILL')
-  host.kill('SIGTERM')
-  host.once('close', () => {
-    rmSync(directory, { recursive: true, force: true })
-    process.exit(0)
-  })
+  await end()
 }

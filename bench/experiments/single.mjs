@@ -1,30 +1,24 @@
 // What the bench's own work adds to a round trip of 64 bytes: sync, processors 0 and 1, variants in turns of 2,048 trips, those
 // left out that something disturbed.
 //   node bench/experiments/single.mjs [busy | adaptive] [ROOT OF ANOTHER BUILD]
-import { fork } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { summary } from './rounds.mjs'
+import { accept, open, other } from './two.mjs'
 
 const [mode = 'adaptive', root = resolve(import.meta.dirname, '../..')] = process.argv.slice(2)
 const from = (path) => import(join(root, 'dist', path))
-const { attach } = await from('index.js')
-const { native } = await from('native/binding.js')
 const { Checker, Writer } = await from('cli/bench/content.js')
 const { Meter } = await from('cli/bench/meter.js')
 const { clock } = await from('cli/bench/clock.js')
 const { FloorKind } = await from('native/bench-types.js')
+const { native } = await from('native/binding.js')
 const SECONDS = 8
 const SIZE = 64
 const wait = { timeout: 10 }
 const linkOf = (channel) => ({ send: (bytes) => (channel.trySend(bytes) ? 1 : -1), pool: () => 1 })
 
-if (process.send !== undefined) {
-  native.benchPin(1)
-  const server = await (await attach({ region: `unix:${process.env.HOST}`, mode })).listen('trips')
-  process.send('up')
-  const [channel] = await new Promise((done) => server.once('channel', (...all) => done(all)))
+if (other) {
+  const channel = await accept(root, mode)
   const writer = new Writer(linkOf(channel), SIZE, 'copy', 'header')
   const checker = new Checker(SIZE, 'header')
   checker.onMessage = (sequence) => writer.send(sequence)
@@ -42,17 +36,7 @@ if (process.send !== undefined) {
     await new Promise(setImmediate)
   }
 }
-const directory = mkdtempSync(join(tmpdir(), 'vmring-single-'))
-const socket = join(directory, 'host')
-const host = fork(join(root, 'dist/cli/main.js'), ['host', '--socket', socket, '--size', '64M'], {
-  silent: true,
-})
-await new Promise((done) => host.stdout.once('data', done))
-const other = fork(import.meta.filename, [mode, root], { env: { ...process.env, HOST: socket } })
-await new Promise((done) => other.once('message', done))
-native.benchPin(0)
-const peer = await attach({ region: `unix:${socket}`, mode })
-const channel = await peer.connect('trips', { wait: 10_000, ringSize: 65536 })
+const { channel, end } = await open(import.meta.filename, [mode, root], root, mode)
 const writer = new Writer(linkOf(channel), SIZE, 'copy', 'header')
 const checker = new Checker(SIZE, 'header')
 const bytes = new Uint8Array(SIZE)
@@ -123,8 +107,8 @@ variant('single trips, 1 us of rest before each', 1, (raw, at) => {
   trip()
   raw[at] = (clock() - begin) * 1e6
 })
-const end = performance.now() + SECONDS * 1000
-for (let round = 0; performance.now() < end; round++) {
+const until = performance.now() + SECONDS * 1000
+for (let round = 0; performance.now() < until; round++) {
   for (const one of Object.values(results)) {
     if (round === 200) one.filled = 0
     for (let i = 0; i < 2048 / one.each && one.filled < one.raw.length; i++) one.run(one.raw, one.filled++)
@@ -142,9 +126,4 @@ for (const [name, { raw, filled, each }] of Object.entries(results)) {
 const line = native.benchFloor(FloorKind.CACHE_LINE, 0, 1, 5e8, 0, 64, 65536)
 const ring = native.benchFloor(FloorKind.RING, 0, 1, 5e8, 0, 64, 65536)
 console.log(`a cache line ${line.toFixed(0)} ns, the ring alone ${ring.toFixed(0)} ns`)
-other.kill('SIGKILL')
-host.kill('SIGTERM')
-host.once('close', () => {
-  rmSync(directory, { recursive: true, force: true })
-  process.exit(0)
-})
+await end()

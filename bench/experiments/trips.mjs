@@ -1,14 +1,11 @@
 // Round trips of 64 bytes between two processes on processors 0 and 1, the clock read once for 64 of them.
 //   node bench/experiments/trips.mjs [sync | event | iterate] [busy | adaptive] [ROOT OF ANOTHER BUILD]
-import { fork } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { FloorKind } from '../../dist/native/bench-types.js'
 import { summary } from './rounds.mjs'
+import { accept, open, other } from './two.mjs'
 
 const [api = 'sync', mode = 'busy', root = resolve(import.meta.dirname, '../..')] = process.argv.slice(2)
-const { attach } = await import(join(root, 'dist/index.js'))
 const { native } = await import(join(root, 'dist/native/binding.js'))
 const TRIPS = 64
 const SECONDS = 4
@@ -33,47 +30,28 @@ async function take(channel, onMessage) {
   }
 }
 
-if (process.send !== undefined) {
-  native.benchPin(1)
-  const region = `unix:${process.env.HOST}`
-  const server = await (await attach({ region, mode })).listen('trips')
-  process.send('up')
-  const [channel] = await new Promise((done) => server.once('channel', (...all) => done(all)))
+if (other) {
+  const channel = await accept(root, mode)
   take(channel, (message) => {
     bytes[0] = message.view[0]
     channel.trySend(bytes)
   })
 } else {
-  const directory = mkdtempSync(join(tmpdir(), 'vmring-trips-'))
-  const socket = join(directory, 'host')
-  const host = fork(join(root, 'dist/cli/main.js'), ['host', '--socket', socket, '--size', '64M'], {
-    silent: true,
-  })
-  await new Promise((done) => host.stdout.once('data', done))
-  const other = fork(import.meta.filename, [api, mode, root], { env: { ...process.env, HOST: socket } })
-  await new Promise((done) => other.once('message', done))
-  native.benchPin(0)
-  const peer = await attach({ region: `unix:${socket}`, mode })
-  const channel = await peer.connect('trips', { wait: 10_000, ringSize: 65536 })
+  const { channel, end } = await open(import.meta.filename, [api, mode, root], root, mode)
   const times = []
   let count = 0
   let begin = performance.now()
-  const end = begin + SECONDS * 1000
+  const until = begin + SECONDS * 1000
   take(channel, (message) => {
     if (++count === TRIPS) {
       const now = performance.now()
       times.push(((now - begin) * 1e6) / TRIPS)
       count = 0
       begin = now
-      if (now > end) {
+      if (now > until) {
         const line = native.benchFloor(FloorKind.CACHE_LINE, 0, 1, 2e8, 0, 64, 65536)
         console.log(`${api}, ${mode}: ${summary(times)}; a cache line ${line.toFixed(0)} ns`)
-        other.kill('SIGKILL')
-        host.kill('SIGTERM')
-        host.once('close', () => {
-          rmSync(directory, { recursive: true, force: true })
-          process.exit(0)
-        })
+        void end()
         return
       }
     }

@@ -60,6 +60,25 @@ export interface HostCounters {
   bells: number
 }
 
+/** Connects to a path and sends `line`; what it returns ends the connection, and nothing is called after it. */
+export type Dial = (path: string, line: string, events: DialEvents) => () => void
+
+export interface DialEvents {
+  /** the bytes are its to keep */
+  onData(bytes: Buffer): void
+  /** `error`: the system's, or null when the other side just ended */
+  onOver(error: Error | null): void
+}
+
+const overNet: Dial = (path, line, { onData, onOver }) => {
+  const connection = createConnection(path)
+  connection.on('error', onOver)
+  connection.on('connect', () => connection.write(line))
+  connection.on('end', () => onOver(null))
+  connection.on('data', onData)
+  return () => connection.destroy()
+}
+
 /**
  * One request to the administration socket of the daemon at `socket`.
  * Rejects with the system's error when no daemon is there, ERR_VMRING_TIMEOUT after `timeout` ms, and ERR_VMRING_PROTOCOL
@@ -69,14 +88,14 @@ export function askHost(
   socket: string,
   request: { op: string; [key: string]: unknown },
   timeout = 5000,
+  dial = overNet,
 ): Promise<unknown> {
   return new Promise((resolve, reject) => {
     const path = `${socket}.admin`
-    const connection = createConnection(path)
     const parts: Buffer[] = []
     const settle = (finish: () => void) => {
       clearTimeout(timer)
-      connection.destroy()
+      hangUp()
       finish()
     }
     const broken = (cause?: unknown) =>
@@ -85,6 +104,26 @@ export function askHost(
           new VmringError('ERR_VMRING_PROTOCOL', `${path} does not answer like a vmring daemon`, { cause }),
         ),
       )
+    const hangUp = dial(path, `${JSON.stringify(request)}\n`, {
+      onOver: (error) => (error === null ? broken() : settle(() => reject(error))),
+      onData(chunk) {
+        parts.push(chunk)
+        if (!chunk.includes(10)) return
+        const text = Buffer.concat(parts).toString('utf8')
+        let answer: { ok?: boolean; result?: unknown; error?: { code: string; message: string } }
+        try {
+          answer = JSON.parse(text.slice(0, text.indexOf('\n')))
+        } catch (error) {
+          broken(error)
+          return
+        }
+        settle(() => {
+          if (answer.ok) resolve(answer.result)
+          else
+            reject(Object.assign(new Error(answer.error?.message ?? 'refused'), { code: answer.error?.code }))
+        })
+      },
+    })
     const timer = setTimeout(
       () =>
         settle(() =>
@@ -97,26 +136,6 @@ export function askHost(
         ),
       timeout,
     )
-    connection.on('error', (error) => settle(() => reject(error)))
-    connection.on('connect', () => connection.write(`${JSON.stringify(request)}\n`))
-    connection.on('end', () => broken())
-    connection.on('data', (chunk: Buffer) => {
-      parts.push(chunk)
-      if (!chunk.includes(10)) return
-      const text = Buffer.concat(parts).toString('utf8')
-      let answer: { ok?: boolean; result?: unknown; error?: { code: string; message: string } }
-      try {
-        answer = JSON.parse(text.slice(0, text.indexOf('\n')))
-      } catch (error) {
-        broken(error)
-        return
-      }
-      settle(() => {
-        if (answer.ok) resolve(answer.result)
-        else
-          reject(Object.assign(new Error(answer.error?.message ?? 'refused'), { code: answer.error?.code }))
-      })
-    })
   })
 }
 

@@ -4,6 +4,8 @@
 export const HANDSHAKE_MS = 5_000
 /** from CALL to TAKE, ms: a guest whose device is unplugged stands still for seconds while its kernel sees to the pages */
 export const CALL_MS = 10_000
+/** how long a relay that has started does not know who is gone: longer than the longest pause between two attempts of a client, ms */
+export const RETURN_MS = 6_000
 /** how long a refused connection may take to read its REFUSE and close, ms */
 export const LINGER_MS = 1_000
 /** what is read and thrown away meanwhile, bytes */

@@ -72,6 +72,11 @@ export class PeerBook {
     return known?.control ? known : this.withUuid(hex(name.uuid)).find(({ control }) => control !== null)
   }
 
+  /** It has been here, or a process of the same UUID has, not long ago. */
+  met({ uuid }: PeerName): boolean {
+    return this.#bindings.has(hex(uuid))
+  }
+
   withUuid(uuid: string): RelayPeer[] {
     return [...this.#peers.values()].filter((peer) => peer.uuid === uuid)
   }

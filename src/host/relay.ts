@@ -22,6 +22,7 @@ import {
   MAX_ORIGIN_PEERS,
   MAX_ORIGIN_SERVICES,
   MAX_REMEMBERED,
+  RETURN_MS,
 } from './relay-limits.js'
 import { Origin, originName } from './relay-origin.js'
 import { keyOf, type Link, PeerBook, type RelayPeer } from './relay-peers.js'
@@ -71,6 +72,7 @@ export class Relay implements ConnectionOwner {
   /** pairs that are being joined or are joined */
   readonly #pairs = new Map<string, Call | Link>()
   readonly #links = new Set<Link>()
+  readonly #since = performance.now()
   readonly #counters: RelayCounters = { accepted: 0, spliced: 0, refused: {} }
   #policy: Policy
 
@@ -329,7 +331,11 @@ export class Relay implements ConnectionOwner {
     if (wanted !== undefined) {
       target = this.#book.callable(wanted)
       if (target === undefined || target === caller) {
-        refuse(RelayReason.UNKNOWN_PEER, `peer ${keyOf(wanted)} is not here`)
+        const early = !this.#book.met(wanted) && performance.now() - this.#since < RETURN_MS
+        refuse(
+          early ? RelayReason.NOT_YET : RelayReason.UNKNOWN_PEER,
+          `peer ${keyOf(wanted)} is not here${early ? ' yet: the relay has just started' : ''}`,
+        )
         return
       }
       if (service !== undefined ? !target.services.has(service) : !this.#mayMeet(caller, target)) {

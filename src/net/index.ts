@@ -28,17 +28,29 @@ export const Server = callable<
 >(ServerClass, PlainServer)
 export type Server = ServerClass
 
-/** The classes of node:net are functions: old programs call them on an object of their own, or leave `new` away. */
+const { [Symbol.hasInstance]: isInstance } = Function.prototype
+
+/**
+ * The classes of node:net are functions: old programs call them on an object of their own, or leave `new` away. And whatever is a
+ * socket of node:net, a TLSSocket or that of an http2 session, is one for who asks with this class in its place.
+ */
 function callable<C extends abstract new (...args: never[]) => object, F>(
   ours: C,
   base: new (...args: never[]) => object,
 ): C & F {
-  return new Proxy(ours, {
+  // a subclass inherits it, and then `this` is the subclass
+  function hasInstance(this: unknown, value: unknown): boolean {
+    return this === proxy ? value instanceof base : isInstance.call(this as () => void, value)
+  }
+  const proxy = new Proxy(ours, {
+    get: (target, key, receiver) =>
+      key === Symbol.hasInstance ? hasInstance : Reflect.get(target, key, receiver),
     apply: (target, self, args) =>
       self instanceof base
         ? Reflect.apply(base as unknown as () => unknown, self, args)
         : Reflect.construct(target as unknown as new () => object, args, target),
-  }) as C & F
+  })
+  return proxy as C & F
 }
 
 /** As net.createServer(). */

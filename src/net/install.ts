@@ -3,7 +3,7 @@
  * loaded, and the sockets that they make go through these two prototypes all the same.
  */
 import net from 'node:net'
-import { inner, normalize } from './internals.js'
+import { normalize } from './internals.js'
 import { listen } from './server.js'
 import { adopt, leadsToUs, Socket } from './socket.js'
 
@@ -13,7 +13,7 @@ let uninstall: (() => void) | null = null
 export function install(): () => void {
   if (uninstall !== null) return uninstall
   const tls = process.getBuiltinModule('tls')
-  const { connect, setNoDelay } = net.Socket.prototype
+  const { connect } = net.Socket.prototype
   const listenPlain = net.Server.prototype.listen
   const connectTls = tls.connect
   net.Socket.prototype.connect = function (this: net.Socket, ...args: unknown[]) {
@@ -49,33 +49,11 @@ export function install(): () => void {
       throw error
     }
   }) as typeof connectTls
-  // http2 wraps a socket without a handle. This is the first that it calls of the wrapper, which must then pass on what the socket
-  // knows: http2 sets up its session at once unless the wrapper says that it connects.
-  net.Socket.prototype.setNoDelay = function (this: net.Socket & { stream?: unknown }, on) {
-    const { stream } = this
-    if (stream instanceof Socket && !Object.hasOwn(this, 'unref')) wrap(this, stream)
-    return setNoDelay.call(this, on)
-  }
   uninstall = () => {
     net.Socket.prototype.connect = connect
     net.Server.prototype.listen = listenPlain
     tls.connect = connectTls
-    net.Socket.prototype.setNoDelay = setNoDelay
     uninstall = null
   }
   return uninstall
-}
-
-function wrap(wrapper: net.Socket, socket: Socket): void {
-  const refer = (name: 'ref' | 'unref') => () => {
-    socket[name]()
-    return wrapper
-  }
-  Object.assign(wrapper, { ref: refer('ref'), unref: refer('unref') })
-  if (!socket.connecting) return
-  inner(wrapper).connecting = true
-  socket.once('connect', () => {
-    inner(wrapper).connecting = false
-    wrapper.emit('connect')
-  })
 }

@@ -48,6 +48,8 @@ export class Link {
   /** the last read met the end of what there is; what has come since is reported */
   #drained = false
   #turn = false
+  #resting = false
+  #restAgain = false
   #closed = false
   #referenced = true
   #held = true
@@ -91,6 +93,23 @@ export class Link {
     this.#hold()
   }
 
+  /** Hands on nothing more until what waits for the next turn of the loop has had it. */
+  rest(): void {
+    if (this.#resting) {
+      this.#restAgain = true
+      return
+    }
+    this.#resting = true
+    setImmediate(() => {
+      this.#resting = false
+      this.#pump()
+      // whoever writes all the time reads once in a turn
+      if (!this.#restAgain) return
+      this.#restAgain = false
+      this.rest()
+    })
+  }
+
   #later(): void {
     if (this.#turn) return
     this.#turn = true
@@ -101,7 +120,7 @@ export class Link {
   }
 
   #pump(): void {
-    if (this.#turn || !this.#reading) return
+    if (this.#turn || this.#resting || !this.#reading) return
     const from = this.bytesRead
     while (this.#reading) {
       const wanted = this.#events.onReadable(this.#read)

@@ -35,15 +35,21 @@ export class Chunks {
     const start = smallUsed
     const stop = read(smallSlab, start, start + SMALL)
     if (stop === start) return null
+    if (stop - start === SMALL) {
+      // there may be more, and a socket of the system cuts nothing at 4 KiB
+      this.#small = false
+      return this.#large(read, smallSlab.subarray(start, stop))
+    }
     smallUsed = (stop + 7) & ~7
-    this.#small = stop - start < SMALL
     return smallSlab.subarray(start, stop)
   }
 
-  #large(read: Read): Buffer | null {
+  /** `head`: what has been read already, to stand before the rest. */
+  #large(read: Read, head?: Buffer): Buffer | null {
     if (size - used < CHUNK) renew()
     const start = used
-    const stop = read(slab, start, start + CHUNK)
+    if (head !== undefined) slab.set(head, start)
+    const stop = read(slab, start + (head?.length ?? 0), start + CHUNK)
     if (stop === start) return null
     if (stop - start <= SMALL) {
       this.#small = true

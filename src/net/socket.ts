@@ -31,6 +31,7 @@ import { probe } from './lookup.js'
 import { OnRead } from './onread.js'
 import { Chunks } from './pool.js'
 import { type ConnectChannel, lender, type SharedPeer, sharedPeer } from './shared.js'
+import { heedWrapper } from './wrapper.js'
 
 const kState = Symbol('vmring')
 
@@ -119,6 +120,7 @@ export class Socket extends PlainSocket {
     const state = this[kState]
     if (name === 'end' && state !== undefined && calledBy(wrapperFile)) {
       state.wrapped = true
+      heedWrapper(this)
       // a TLSSocket looks first whether it is to be half open itself
       process.nextTick(() => {
         this.allowHalfOpen = true
@@ -153,7 +155,7 @@ export class Socket extends PlainSocket {
     self._pendingData = null
     self._pendingEncoding = ''
     self._unrefTimer()
-    const told = state?.wrapped ? () => done() : done
+    const told = state?.wrapped ? () => settled(link, done) : done
     if (many) link.writeMany(data as Piece[], told)
     else link.write(data, encoding, told)
   }
@@ -308,6 +310,16 @@ class Closing {
     setImmediate(done)
     return 0
   }
+}
+
+/**
+ * A write of what tls and http2 put around a socket. They see the end of it in the next turn of the loop, and while they wait they say
+ * nothing more: an answer that came before it, to be refused with an alert, would find them mute.
+ */
+function settled(link: Link, done: Done): void {
+  done()
+  // behind the tick in which the stream tells them
+  process.nextTick(() => link.rest())
 }
 
 function attempt(state: State, target: Target, shared: SharedPeer, how: ConnectChannel): void {

@@ -56,6 +56,8 @@ export const RelayReason = {
   VERSION: 20,
   /** no sense in what was sent, or not in time */
   HANDSHAKE: 21,
+  /** the relay has just started and has not met this process: it may have lost its former one and be on its way back */
+  NOT_YET: 22,
 } as const
 
 export interface RefuseFrame {
@@ -253,6 +255,7 @@ const codes: Record<number, ErrorCode> = {
   [RelayReason.IDENTITY]: 'ERR_VMRING_IDENTITY',
   [RelayReason.VERSION]: 'ERR_VMRING_RELAY_VERSION',
   [RelayReason.HANDSHAKE]: 'ERR_VMRING_RELAY_PROTOCOL',
+  [RelayReason.NOT_YET]: 'ERR_VMRING_UNKNOWN_PEER',
 }
 
 /** The error that a REFUSE is for the program: ECONNREFUSED when nobody listens, else a code for each reason; `reason` is kept. */

@@ -182,19 +182,27 @@ export class RelayClient implements Dialer {
     this.#adopt(await splice(this.#address, { type: RelayType.DIAL, peer: this.#self, service }, DIAL_MS))
   }
 
-  async dialPeer({ uuid, incarnation }: PeerRef): Promise<void> {
-    await this.ready()
+  async dialPeer({ uuid, incarnation }: PeerRef, atOnce: boolean): Promise<void> {
     const target = { uuid, incarnation }
-    try {
-      this.#adopt(await splice(this.#address, { type: RelayType.DIAL, peer: this.#self, target }, DIAL_MS))
-    } catch (error) {
-      if ((error as { reason?: number }).reason !== RelayReason.BUSY || !(await this.#met(uuid))) throw error
+    const deadline = performance.now() + DIAL_MS
+    for (;;) {
+      await this.ready()
+      try {
+        this.#adopt(await splice(this.#address, { type: RelayType.DIAL, peer: this.#self, target }, DIAL_MS))
+        return
+      } catch (error) {
+        const { reason } = error as { reason?: number }
+        if (reason === RelayReason.BUSY && (await this.#met(uuid, MEET_MS))) return
+        if (reason !== RelayReason.NOT_YET || atOnce || performance.now() > deadline) throw error
+        // it comes back to this relay, and may be the one that dials
+        if (await this.#met(uuid, RETRY_FIRST_MS)) return
+      }
     }
   }
 
-  /** The other side may be dialling this one: then its call makes the path. */
-  async #met(uuid: Uint8Array): Promise<boolean> {
-    const deadline = performance.now() + MEET_MS
+  /** The other side may be dialling this one: then its call makes the path, within `limit` ms. */
+  async #met(uuid: Uint8Array, limit: number): Promise<boolean> {
+    const deadline = performance.now() + limit
     for (;;) {
       const remote = this.#hub.remotes.get(peerKey(uuid))
       if (remote?.paths.some((path) => !path.lost && this.names.includes(path.name))) return true

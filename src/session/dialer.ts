@@ -6,8 +6,11 @@ export interface Dialer {
   readonly names: readonly string[]
   /** Makes a path to one process that listens under `service`, and gives it to the hub. Rejects with what was in the way. */
   dialService(service: string): Promise<void>
-  /** Makes a path to that process. Rejects with ERR_VMRING_UNKNOWN_PEER when the relay does not know it (any more), or with what was in the way. */
-  dialPeer(remote: PeerRef): Promise<void>
+  /**
+   * Makes a path to that process. Rejects with ERR_VMRING_UNKNOWN_PEER when the relay does not know it (any more), or with what was in
+   * the way. `atOnce`: does not wait until it has come back to a relay that was started again.
+   */
+  dialPeer(remote: PeerRef, atOnce: boolean): Promise<void>
   /** Says that this process listens. Rejects with ERR_VMRING_POLICY when it may not. */
   listen(service: string): Promise<void>
   unlisten(service: string): void

@@ -173,7 +173,7 @@ export class SessionHub implements PathEvents {
   #lookFor(remote: Remote, left: boolean): void {
     if (this.#forget(remote)) return
     if (this.dialer === null) return // the channels wait for a path, for a while
-    this.reach(remote).catch((error: { code?: string }) => {
+    this.reach(remote, left).catch((error: { code?: string }) => {
       if (this.closed || !remote.unreachable || this.remotes.get(remote.key) !== remote) return
       if (left || error.code === 'ERR_VMRING_UNKNOWN_PEER') this.peerGone(remote.ref)
       else setTimeout(() => this.#lookFor(remote, false), this.timing.retryMax).unref()
@@ -188,11 +188,11 @@ export class SessionHub implements PathEvents {
     return true
   }
 
-  /** Has a new path made to that process; one attempt at a time. */
-  reach(remote: Remote): Promise<void> {
+  /** Has a new path made to that process; one attempt at a time. `atOnce`: as of dialPeer(). */
+  reach(remote: Remote, atOnce = false): Promise<void> {
     if (this.dialer === null)
       return Promise.reject(new VmringError('ERR_VMRING_NO_PATH', 'there is no relay'))
-    remote.reaching ??= this.dialer.dialPeer(remote.ref).finally(() => {
+    remote.reaching ??= this.dialer.dialPeer(remote.ref, atOnce).finally(() => {
       remote.reaching = null
     })
     return remote.reaching

@@ -254,20 +254,19 @@ export class Guest {
     this.#spawn(args)
     const limit = this.#options.bootTimeout ?? 120_000
     const alive = () => !this.#dead
-    const refused = (error: Error) => this.#error(`QEMU did not start: ${error.message}`)
+    const refused = async (error: Error) => {
+      await Promise.race([this.#exit, sleep(1000)]) // its sockets are closed before it is gone
+      throw this.#error(`QEMU did not start: ${this.#end || error.message}`)
+    }
     const ready = this.#untilReady('at boot')
-    this.#qmp = await Qmp.open(join(this.folder, 'qmp'), limit, alive).catch((error: Error) => {
-      throw refused(error)
-    })
+    this.#qmp = await Qmp.open(join(this.folder, 'qmp'), limit, alive).catch(refused)
     this.#agent = await LineSocket.open(
       join(this.folder, 'agent'),
       limit,
       alive,
       (line) => this.#line(line),
       () => {},
-    ).catch((error: Error) => {
-      throw refused(error)
-    })
+    ).catch(refused)
     await ready
     this.bootTime = Date.now() - started
   }
@@ -310,6 +309,8 @@ export class Guest {
     const child = spawn(command, all, { stdio: ['ignore', 'pipe', 'pipe'] })
     this.#child = child
     living.add(child)
+    const lifetime = this.#options.lifetime ?? 15 * 60_000
+    let expired = false
     const said: Buffer[] = []
     for (const stream of [child.stdout, child.stderr]) {
       stream?.on('data', (chunk: Buffer) => {
@@ -320,8 +321,9 @@ export class Guest {
     this.#exit = new Promise((resolve) => {
       const gone = (code: unknown, signal?: string | null) => {
         this.#dead = true
-        this.#end =
+        const how =
           code instanceof Error ? code.message : signal ? `killed by ${signal}` : `exit code ${code}`
+        this.#end = expired ? `${how}: its ${lifetime / 1000} s were over` : how
         living.delete(child)
         clearTimeout(this.#lifetime)
         this.#loseJobs(`QEMU is gone (${this.#end})`)
@@ -332,7 +334,10 @@ export class Guest {
       child.once('close', gone)
       child.once('error', gone)
     })
-    this.#lifetime = setTimeout(() => child.kill('SIGKILL'), this.#options.lifetime ?? 15 * 60_000)
+    this.#lifetime = setTimeout(() => {
+      expired = true
+      child.kill('SIGKILL')
+    }, lifetime)
     this.#lifetime.unref()
   }
 

@@ -77,6 +77,22 @@ test('the daemon dies and comes back: a channel over its relay goes on', async (
   await settle(a, b)
 })
 
+test('the daemon dies and comes back, and one of two a second later: it is not taken for dead', async () => {
+  const folder = scratch()
+  const daemon = await startDaemon([], folder)
+  const [a, b] = [await peer(null, relayOf(daemon)), await peer(null, relayOf(daemon))]
+  await traffic(a, b)
+  await flowing(a, b)
+  b.child.kill('SIGSTOP')
+  daemon.process.child.kill('SIGKILL')
+  await daemon.process.ended
+  await startDaemon([], folder)
+  await sleep(1000)
+  b.child.kill('SIGCONT')
+  await flowing(a, b)
+  await settle(a, b)
+})
+
 test('from shared memory to the relay and back: usePath(), and vmring revoke', async () => {
   const daemon = await startDaemon()
   const [a, b] = [

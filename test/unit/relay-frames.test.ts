@@ -208,6 +208,7 @@ describe('refusals are typed errors', () => {
     [19, 'ERR_VMRING_IDENTITY'],
     [20, 'ERR_VMRING_RELAY_VERSION'],
     [21, 'ERR_VMRING_RELAY_PROTOCOL'],
+    [22, 'ERR_VMRING_UNKNOWN_PEER'],
     [99, 'ERR_VMRING_REFUSED'],
   ])('reason %i is %s', (reason, code) => {
     const error = refusalError({ reason, text: 'because', service: 'orders' })

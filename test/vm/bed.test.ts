@@ -137,5 +137,6 @@ describe('the life of a guest', () => {
     await expect(refused).rejects.toThrow(GuestError)
     await expect(refused).rejects.toThrow(/no-such-device/)
     await expect(bed.boot({ name: 'late', bootTimeout: 1000 })).rejects.toThrow(/within 1 s/)
+    await expect(bed.boot({ name: 'short', lifetime: 1000 })).rejects.toThrow(/its 1 s were over/)
   })
 })

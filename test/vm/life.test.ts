@@ -5,15 +5,19 @@
 // again when its own device is unplugged: so nobody may have left since a device that is to be unplugged was plugged.
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { hostStatus } from '../../src/host/admin-client.js'
 import { attach } from '../../src/index.js'
 import { Bed, type Guest, type Job } from '../../src/vm/index.js'
 import { Daemon, devices, setDriver } from './ring.js'
-import { type Peer, Talk } from './talk.js'
+import { CONNECT_MS, type Peer, Talk } from './talk.js'
 
 const ROUNDS = Number(process.env.VMRING_VM_ROUNDS ?? 3)
-const LIMIT_MS = 120_000 + ROUNDS * 120_000
+// Ten times what it takes on a quiet machine (91 s for the first round, a minute of which is a pause; 35 s for each further
+// one): a guest that was reset starts Node twice as slowly as a new one, and gets little beside much else. It costs no
+// time where something is broken, since whoever waits for an app ends with it.
+const LIMIT_MS = 560_000 + ROUNDS * 350_000
+const OTHER_MS = 600_000 // the hook, each other test
 const SILENCE_MS = 2000 // by then whoever talks to a silent peer knows
 const app = (name: string) => join(import.meta.dirname, 'apps', name)
 
@@ -24,11 +28,13 @@ let a: Guest
 let b: Guest
 let address: string
 let freeBytes: number
+const jobs = new Set<Job>()
 
 const options = (name: string) => ({
   name,
   devices: [{ kind: 'doorbell' as const, id: 'iv0', socket: daemon.socket }],
-  lifetime: LIMIT_MS,
+  bootTimeout: 240_000,
+  lifetime: LIMIT_MS + 5 * OTHER_MS, // a guest serves all the tests of this file
 })
 
 beforeAll(async () => {
@@ -39,7 +45,14 @@ beforeAll(async () => {
   ;[a, b] = (await bed.bootAll([options('a'), options('b')])) as [Guest, Guest]
   address = (await devices(a))[0]!.address
   await Promise.all([a, b].map((guest) => setDriver(guest, address, 'vfio-pci')))
-}, 300_000)
+}, OTHER_MS)
+
+// A test that failed leaves its apps behind, and with them the device in use.
+afterEach(async () => {
+  for (const job of jobs) if (!job.ended) job.kill()
+  await Promise.all([...jobs].map((job) => job.done.catch(() => {})))
+  jobs.clear()
+}, 60_000)
 
 afterAll(async () => {
   await host?.close()
@@ -47,15 +60,30 @@ afterAll(async () => {
   await daemon?.[Symbol.asyncDispose]()
 }, 30_000)
 
-function echo(guest: Guest, service: string): Job {
-  return guest.start([process.execPath, app('echo.mjs'), `pci:${address}`, service], { timeout: LIMIT_MS })
+function start(guest: Guest, name: string, ...args: string[]): Job {
+  const argv = [process.execPath, app(name), `pci:${address}`, ...args]
+  const job = guest.start(argv, { timeout: LIMIT_MS })
+  jobs.add(job)
+  return job
 }
 
-/** Fails with what the app said when `promise` does. */
+function echo(guest: Guest, service: string): Job {
+  return start(guest, 'echo.mjs', service)
+}
+
+/** Fails with what the app said when `promise` does, and at once when the app or its guest has ended. */
 async function by<T>(job: Job, promise: Promise<T>): Promise<T> {
-  return promise.catch((error: Error) => {
+  const ended = job.done.then(({ code }) => {
+    throw job.error(`${job.title} ended with code ${code}`, code)
+  })
+  const failed = promise.catch((error: Error) => {
     throw job.error(error.message)
   })
+  return Promise.race([failed, ended])
+}
+
+async function openBoth(one: Job, two: Job): Promise<[Talk, Talk]> {
+  return Promise.all([by(one, Talk.open(host, 'a')), by(two, Talk.open(host, 'b'))])
 }
 
 async function rounds(round: (number: number) => Promise<void>): Promise<void> {
@@ -164,10 +192,10 @@ async function pauses(): Promise<void> {
   await job.done
 }
 
-describe('during traffic', () => {
+describe('during traffic', { timeout: OTHER_MS }, () => {
   it('what an unplugged device held can still be read', async () => {
-    const job = a.start([process.execPath, app('unplug.mjs'), `pci:${address}`], { timeout: 150_000 })
-    const channel = await host.connect('unplug', { wait: 150_000 })
+    const job = start(a, 'unplug.mjs')
+    const channel = await by(job, host.connect('unplug', { wait: CONNECT_MS }))
     channel.on('error', () => {})
     for (let i = 0; i < 100; i++) channel.trySend(Buffer.from(`message ${i}`))
     await job.until(/holding/)
@@ -197,13 +225,15 @@ describe('during traffic', () => {
         console.log(`${name}: ${ROUNDS} rounds in ${Math.round((Date.now() - started) / 1000)} s`)
       }
       const unplugged = timed('unplug and plug', unplugs)
-      await Promise.all([
+      // where one lane fails, the other is at its end before the apps are
+      const ended = await Promise.allSettled([
         unplugged.then(() => timed('reboot', reboots)),
         timed('kill -9 of the process', processKills)
           .then(() => timed('stop and cont', pauses))
           .then(() => unplugged)
           .then(() => timed('kill -9 of QEMU', machineKills)),
       ])
+      for (const lane of ended) if (lane.status === 'rejected') throw lane.reason
     },
     LIMIT_MS,
   )
@@ -221,8 +251,8 @@ describe('during traffic', () => {
   })
 
   it('those who leave and join are seen by every guest', async () => {
-    const jobs = [echo(a, 'a'), echo(b, 'b')]
-    const [one, two] = (await Promise.all([Talk.open(host, 'a'), Talk.open(host, 'b')])) as [Talk, Talk]
+    const [ja, jb] = [echo(a, 'a'), echo(b, 'b')]
+    const [one, two] = await openBoth(ja, jb)
     const seen = async () => [(await one.peers()).length, (await two.peers()).length]
     expect(await seen()).toEqual([2, 2])
     const second = await attach({ region: `unix:${daemon.socket}` })
@@ -230,16 +260,14 @@ describe('during traffic', () => {
     await second.close()
     await expect.poll(seen, { timeout: 5000 }).toEqual([2, 2])
     await Promise.all([one, two].map((talk) => talk.channel.close()))
-    for (const job of jobs) job.kill()
-    await Promise.all(jobs.map((job) => job.done))
   })
 
   it('a daemon that dies is not missed; started again, processes of the host join it by themselves', async () => {
     await a.kill() // its QEMU saw others leave, and it is to be unplugged
     a = await bed.boot(options('a'))
     await setDriver(a, address, 'vfio-pci')
-    const jobs = [echo(a, 'a'), echo(b, 'b')]
-    const [one, two] = (await Promise.all([Talk.open(host, 'a'), Talk.open(host, 'b')])) as [Talk, Talk]
+    const [ja, jb] = [echo(a, 'a'), echo(b, 'b')]
+    const [one, two] = await openBoth(ja, jb)
     await daemon.kill('SIGKILL')
     await Promise.all([one.progress(), two.progress()])
     const rejoined = new Promise<void>((resolve) => host.once('rejoined', () => resolve()))
@@ -254,11 +282,9 @@ describe('during traffic', () => {
     expect((await gone).code).toBe('ERR_VMRING_PEER_GONE')
     await a.plug({ kind: 'doorbell', id: 'iv0', socket: daemon.socket })
     await setDriver(a, address, 'vfio-pci')
-    await (await by(jobs[0]!, Talk.open(host, 'a'))).channel.close() // in the new region
+    await (await by(ja, Talk.open(host, 'a'))).channel.close() // in the new region
     expect((await hostStatus(daemon.socket)).peers).toHaveLength(2)
     await two.progress()
     await two.channel.close()
-    for (const job of jobs) job.kill()
-    await Promise.all(jobs.map((job) => job.done))
   })
 })
