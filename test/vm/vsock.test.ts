@@ -14,7 +14,14 @@ let guest: Guest
 
 beforeAll(async () => {
   bed = await Bed.open()
-  guest = await bed.boot({ name: 'vsock', modules: [], iommu: false, memory: 1024, cpus: 2 })
+  guest = await bed.boot({
+    name: 'vsock',
+    modules: [],
+    iommu: false,
+    memory: 1024,
+    cpus: 2,
+    lifetime: 2_400_000,
+  })
   // opening a socket would load the modules by itself
   await guest.sh('echo /bin/false > /proc/sys/kernel/modprobe')
 }, 180_000)
