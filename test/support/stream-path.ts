@@ -20,10 +20,10 @@ const silent: StreamHandlers = { onRead() {}, onEnd() {}, onDrain() {}, onClose(
 const cid = process.env.VMRING_TEST_VSOCK_CID
 export const streamFamily = cid === undefined ? 'unix' : 'vsock'
 
-/** Two ends of one connection, neither reading. `through`: a socket in front of the listener, which the near end connects to instead. */
+/** Two ends of one connection, neither reading. `through`: a socket in front of the listener's, which the near end connects to instead. */
 export async function streamPair(
   buffer = 0,
-  through?: (path: string) => Promise<string>,
+  through?: (target: StreamAddress) => Promise<StreamAddress>,
 ): Promise<[NativeStream, NativeStream]> {
   const directory = mkdtempSync(join(tmpdir(), 'vmring-test-'))
   const path = join(directory, 'stream')
@@ -49,7 +49,7 @@ export async function streamPair(
         near = native.streamConnect(address, { ...silent, onClose: reject }, { buffer })
       }
       if (through === undefined) connect(target)
-      else through(path).then((broken) => connect({ path: broken }), reject)
+      else through(target).then(connect, reject)
     })
   } finally {
     rmSync(directory, { recursive: true, force: true })
@@ -67,7 +67,10 @@ export interface StreamLink {
 export interface StreamRig {
   a: Side
   b: Side
-  link(name?: 'unix' | 'vsock', through?: (path: string) => Promise<string>): Promise<StreamLink>
+  link(
+    name?: 'unix' | 'vsock',
+    through?: (target: StreamAddress) => Promise<StreamAddress>,
+  ): Promise<StreamLink>
   close(): Promise<void>
 }
 

@@ -3,6 +3,7 @@
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Bed, type Guest } from '../../src/vm/index.js'
+import { breakInGuest, fewBytes } from './broken.js'
 
 const MiB = 1024 * 1024
 const app = join(import.meta.dirname, 'apps/vsock.mjs')
@@ -13,7 +14,14 @@ let guest: Guest
 
 beforeAll(async () => {
   bed = await Bed.open()
-  guest = await bed.boot({ name: 'vsock', modules: [], iommu: false, memory: 1024, cpus: 2 })
+  guest = await bed.boot({
+    name: 'vsock',
+    modules: [],
+    iommu: false,
+    memory: 1024,
+    cpus: 2,
+    lifetime: 2_400_000,
+  })
   // opening a socket would load the modules by itself
   await guest.sh('echo /bin/false > /proc/sys/kernel/modprobe')
 }, 180_000)
@@ -125,3 +133,9 @@ it('the conformance suite of paths, over virtio sockets', async () => {
   expect(failed.map(({ fullName, failureMessages }) => [fullName, ...failureMessages])).toEqual([])
   expect(numPassedTests).toBeGreaterThan(15)
 }, 1_000_000)
+
+it('connections that are cut, split, stalled and delayed here and there', async () => {
+  const came = await breakInGuest(guest, { sample: fewBytes, timeout: 600_000 })
+  console.log(came.map((one) => JSON.stringify(one)).join('\n'))
+  expect(came).toHaveLength(10)
+}, 660_000)
