@@ -6,33 +6,13 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { FloorKind } from '../../dist/native/bench-types.js'
 import { summary } from './rounds.mjs'
+import { answer, measure } from './trip.mjs'
 
 const [api = 'sync', mode = 'busy', root = resolve(import.meta.dirname, '../..'), idle = '0', others = '0'] =
   process.argv.slice(2)
 const { attach } = await import(join(root, 'dist/index.js'))
 const { native } = await import(join(root, 'dist/native/binding.js'))
-const TRIPS = 64
 const SECONDS = idle === '0' && others === '0' ? 4 : 2
-const bytes = new Uint8Array(64)
-const wait = { timeout: 10 }
-
-async function take(channel, onMessage) {
-  if (api === 'event') {
-    channel.on('message', onMessage)
-  } else if (api === 'iterate') {
-    for await (const message of channel) onMessage(message)
-  } else {
-    for (;;) {
-      for (let i = 0; i < 20_000; i++) {
-        const message = channel.receiveSync(wait)
-        if (message === null) break
-        onMessage(message)
-        message.release()
-      }
-      await new Promise(setImmediate)
-    }
-  }
-}
 
 if (process.env.CROWD !== undefined) {
   const region = `unix:${process.env.HOST}`
@@ -52,11 +32,7 @@ if (process.env.CROWD !== undefined) {
   })
   process.send('up')
   await all
-  const channel = channels.pop()
-  take(channel, (message) => {
-    bytes[0] = message.view[0]
-    channel.trySend(bytes)
-  })
+  answer(channels.pop(), api)
 } else {
   const directory = mkdtempSync(join(tmpdir(), 'vmring-trips-'))
   const socket = join(directory, 'host')
@@ -84,33 +60,17 @@ if (process.env.CROWD !== undefined) {
     opened.at(-1).on('message', () => {})
   }
   const channel = await peer.connect('trips', { wait: 10_000, ringSize: 65536 })
-  const times = []
-  let count = 0
-  let begin = performance.now()
-  const end = begin + SECONDS * 1000
-  take(channel, (message) => {
-    if (++count === TRIPS) {
-      const now = performance.now()
-      times.push(((now - begin) * 1e6) / TRIPS)
-      count = 0
-      begin = now
-      if (now > end) {
-        const line = native.benchFloor(FloorKind.CACHE_LINE, 0, 1, 2e8, 0, 64, 65536)
-        console.log(
-          `${api}, ${mode}, ${idle} idle, ${others} more: ${summary(times)}; a cache line ${line.toFixed(0)} ns`,
-        )
-        other.kill('SIGKILL')
-        crowd.kill('SIGKILL')
-        host.kill('SIGTERM')
-        host.once('close', () => {
-          rmSync(directory, { recursive: true, force: true })
-          process.exit(0)
-        })
-        return
-      }
-    }
-    bytes[0] = message.view[0]
-    channel.trySend(bytes)
+  measure(channel, api, SECONDS, (times) => {
+    const line = native.benchFloor(FloorKind.CACHE_LINE, 0, 1, 2e8, 0, 64, 65536)
+    console.log(
+      `${api}, ${mode}, ${idle} idle, ${others} more: ${summary(times)}; a cache line ${line.toFixed(0)} ns`,
+    )
+    other.kill('SIGKILL')
+    crowd.kill('SIGKILL')
+    host.kill('SIGTERM')
+    host.once('close', () => {
+      rmSync(directory, { recursive: true, force: true })
+      process.exit(0)
+    })
   })
-  channel.trySend(bytes)
 }
