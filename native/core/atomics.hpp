@@ -92,6 +92,8 @@ struct StdAtomics {
     __builtin_prefetch(p, 1);
 #endif
   }
+  // Likewise, will be read.
+  static void will_read(const void* p) { __builtin_prefetch(p); }
   // Payload. A peer that breaks the protocol can race with these: bytes may be torn, nothing else follows from it.
   static void write_bytes(void* shared, const void* from, size_t length) { std::memcpy(shared, from, length); }
   static void read_bytes(void* to, const void* shared, size_t length) { std::memcpy(to, shared, length); }

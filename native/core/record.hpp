@@ -97,7 +97,10 @@ class RecordCursor {
   Poll next(Record& out, uint32_t window) {
     // SYNC: pairs with Producer::commit; payload and the following zero header are visible after this load.
     uint64_t raw = A::template load_acquire<Site::read_record>(word(position_));
-    if (raw == 0) return Poll::none;
+    if (raw == 0) {
+      in_a_row_ = 0;
+      return Poll::none;
+    }
     RecordHeader header = decode(raw);
     uint32_t at = position_;
     const uint32_t to_end = capacity_ - (at & (capacity_ - 1));
@@ -120,10 +123,17 @@ class RecordCursor {
     out = {header.kind, header.extended, header.length, sequence_, data_ + (at & (capacity_ - 1)) + kHeaderSize};
     position_ = at + size;
     ++sequence_;
+    // Headers that lie far apart are not fetched ahead by the processor itself. Only where much is waiting: the line that the
+    // producer is about to write would have to be taken away from here again.
+    if (++in_a_row_ > kManyInARow && size > kFarApart) A::will_read(word(position_ + kRecordsAhead * size));
     return Poll::record;
   }
 
  private:
+  static constexpr uint32_t kManyInARow = 8;
+  static constexpr uint32_t kRecordsAhead = 2;
+  static constexpr uint32_t kFarApart = 128; // bytes
+
   const uint64_t* word(uint32_t position) const {
     return reinterpret_cast<const uint64_t*>(data_ + (position & (capacity_ - 1)));
   }
@@ -136,6 +146,7 @@ class RecordCursor {
   uint32_t capacity_;
   uint32_t position_;
   uint32_t sequence_;
+  uint32_t in_a_row_ = 0; // records since the end of what there is was met
   const char* fault_ = nullptr;
 };
 

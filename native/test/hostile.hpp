@@ -88,6 +88,7 @@ struct Checked {
     check(p, 1);
     --accesses; // nothing is read or written
   }
+  static void will_read(const void* p) { will_write(p); }
   static void write_words(void* to, const void* from, size_t length) {
     check(to, length);
     StdAtomics::write_words(to, from, length);

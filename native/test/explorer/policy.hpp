@@ -43,6 +43,7 @@ struct ExplorerAtomics {
     return engine().compare_swap(p, expected, desired);
   }
   static void will_write(const void*) {}
+  static void will_read(const void*) {}
   // In pieces that end at multiples of the grain, each an access of its own.
   static void write_bytes(void* shared, const void* from, size_t length) {
     auto* to = static_cast<uint8_t*>(shared);
