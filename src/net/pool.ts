@@ -11,6 +11,8 @@ const LEAST_SLAB = 2 * CHUNK
 const MOST_SLAB = 16 * CHUNK
 /** ms in which a slab is used up that should have been larger */
 const QUICK_MS = 10
+/** The largest block that malloc takes from the heap if it has freed one of that size: just below what mallopt(3) calls the upper limit. */
+const LARGEST_HEAP_BLOCK = 31 * 1024 * 1024
 
 type Read = (target: Uint8Array, at: number, end: number) => number
 
@@ -63,8 +65,22 @@ export class Chunks {
 function renew(): void {
   const now = performance.now()
   const quick = now - since < QUICK_MS
+  if (quick && size === MOST_SLAB / 2) keepFreedMemory()
   size = quick ? Math.min(size * 2, MOST_SLAB) : Math.max(size / 2, LEAST_SLAB)
   since = now
   slab = Buffer.allocUnsafeSlow(size)
   used = 0
+}
+
+/**
+ * A stream leaves some 32 MiB of slabs to each garbage collection. malloc would give them back to the system and take them anew, a page
+ * fault for every 4 KiB; after it has freed a block of this size once, it keeps up to twice as much (M_MMAP_THRESHOLD in mallopt(3)).
+ * Nobody touches the block, so it is address space and not memory.
+ */
+function keepFreedMemory(): void {
+  try {
+    Buffer.allocUnsafeSlow(LARGEST_HEAP_BLOCK)
+  } catch {
+    // a limit on address space: it works without, at the price of the faults
+  }
 }

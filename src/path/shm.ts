@@ -28,10 +28,10 @@ const SHARE = 4
 // of channels that a program opens by the hundred
 const SMALLEST_OF_MANY = 4096
 const SHARE_OF_MANY = 32
-// of the first of them: one that takes a write of 64 KiB eight times over wakes and sleeps a third as often as one half its size
-const LARGEST_OF_FIRST = 512 * 1024
-const SHARE_OF_FIRST = 7
-const KEPT_FOR_MANY = 3 / 4
+// of the first of them: two sides that write and read 64 KiB at a time wait for each other the less, the more often it fits in
+const LARGEST_OF_FIRST = 1024 * 1024
+const SHARE_OF_FIRST = 3
+const KEPT_FOR_MANY = 1 / 2
 // An end is made ahead while channels are opened so fast one after the other, with rings up to this size, and kept for so long.
 const IN_A_ROW_MS = 10
 const LARGEST_SPARE = 64 * 1024
