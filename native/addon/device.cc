@@ -21,6 +21,7 @@ struct Device::Open final : Ringer {
   std::shared_ptr<Mapping> memory;
   uint32_t position = 0;
   uint32_t vectors = 0; // armed here
+  bool silent = false;  // armed, but no interrupt comes
   double speed = 0;
   bool through_vfio = false;
 
@@ -167,7 +168,8 @@ napi_value Device::open(napi_env env, napi_callback_info info) {
       opened->info = opened->vfio->device();
       // Armed before anybody can know that we are here: QEMU drops what comes earlier.
       if (opened->vfio->vectors() != 0) opened->vfio->arm();
-      opened->vectors = opened->vfio->vectors();
+      opened->silent = opened->vfio->vectors() != 0 && !opened->vfio->heard();
+      opened->vectors = opened->silent ? 0 : opened->vfio->vectors();
       opened->position = opened->vfio->position();
       memory = opened->vfio->map_memory();
     } else {
@@ -203,6 +205,7 @@ napi_value Device::fill(napi_env env, Napi::Object self) {
       {"rings", make_bool(env, open_->vfio || open_->registers)},
       {"position", make_u32(env, open_->position)},
       {"vectors", make_u32(env, open_->vectors)},
+      {"silent", make_bool(env, open_->silent)},
       {"readSpeed", make_number(env, open_->speed)},
       {"slow", make_bool(env, open_->speed < kSlowMapping)},
   };
@@ -214,7 +217,7 @@ napi_value Device::fill(napi_env env, Napi::Object self) {
 // The own eventfd of a vector, duplicated: whoever takes it owns it.
 napi_value Device::vector(napi_env env, const Napi::CallbackInfo& info) {
   const int64_t index = to_integer(env, info[0], "the vector", 0, INT32_MAX);
-  const int fd = open_ && open_->vfio ? open_->vfio->vector_fd(static_cast<uint32_t>(index)) : -1;
+  const int fd = open_ && open_->vfio && !open_->silent ? open_->vfio->vector_fd(static_cast<uint32_t>(index)) : -1;
   if (fd < 0) return make_int(env, -1);
   const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (copy < 0) throw SystemError(errno, "fcntl");

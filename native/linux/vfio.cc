@@ -2,7 +2,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/pci_regs.h>
 #include <linux/vfio.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -18,6 +20,9 @@ namespace {
 constexpr const char* kContainer = "/dev/vfio/vfio";
 constexpr uint16_t kCommandMemory = 2;
 constexpr uint16_t kCommandBusMaster = 4;
+constexpr uint32_t kMostPeers = 0xffff;
+constexpr int kMostCapabilities = 48; // of four bytes at least, in 192 bytes
+constexpr int kSoon = 50, kLate = 1000; // ms for an interrupt to come; the second on an emulated processor that is busy
 
 void close_fd(int& fd) {
   if (fd >= 0) ::close(fd);
@@ -232,6 +237,48 @@ void VfioDevice::arm() {
     fds_.push_back(fd);
   }
   set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, vectors_, fds_.data());
+  heard_ = hears(kSoon);
+  if (heard_) return;
+  enable_again();
+  heard_ = hears(kLate);
+}
+
+// Rings itself. QEMU's device does that as it rings others: through the eventfd of its own vector.
+bool VfioDevice::hears(int milliseconds) const {
+  const uint32_t own = position();
+  if (own > kMostPeers) return true; // no server has told it who it is yet: nothing can be said
+  ring(own, 0);
+  pollfd entry = {fds_[0], POLLIN, 0};
+  if (poll(&entry, 1, milliseconds) <= 0) return false;
+  uint64_t count = 0;
+  return read(fds_[0], &count, sizeof count) == sizeof count;
+}
+
+// QEMU asks KVM for the interrupts of an ivshmem device when MSI-X is enabled. Linux enables it first and fills the table then, and with an
+// IOMMU that remaps interrupts an empty entry is refused: "kvm_irqchip_add_msi_route failed", and none ever comes (hw/misc/ivshmem.c,
+// ivshmem_enable_irqfd). Once the table is filled, it is enabled again. vfio does not let that through; configuration space takes it
+// from root.
+void VfioDevice::enable_again() const {
+  const std::string path = "/sys/bus/pci/devices/" + device_.address + "/config";
+  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return;
+  uint8_t at = 0;
+  uint8_t head[2] = {};
+  uint16_t flags = 0;
+  bool found = pread(fd, &at, sizeof at, PCI_CAPABILITY_LIST) == sizeof at;
+  for (int steps = 0; found && steps < kMostCapabilities; ++steps) {
+    found = at >= PCI_STD_HEADER_SIZEOF && pread(fd, head, sizeof head, at) == sizeof head;
+    if (found && head[0] == PCI_CAP_ID_MSIX) break;
+    at = head[1];
+  }
+  if (found && head[0] == PCI_CAP_ID_MSIX && pread(fd, &flags, sizeof flags, at + PCI_MSIX_FLAGS) == sizeof flags &&
+      (flags & PCI_MSIX_FLAGS_ENABLE) != 0) {
+    const uint16_t off = flags & static_cast<uint16_t>(~PCI_MSIX_FLAGS_ENABLE);
+    for (const uint16_t value : {off, flags}) {
+      if (pwrite(fd, &value, sizeof value, at + PCI_MSIX_FLAGS) != sizeof value) break;
+    }
+  }
+  ::close(fd);
 }
 
 void VfioDevice::watch_request() {

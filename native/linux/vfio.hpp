@@ -32,8 +32,10 @@ class VfioDevice {
 
   // MSI-X vectors of the device, 0 for ivshmem-plain.
   uint32_t vectors() const { return vectors_; }
-  // Makes one eventfd per vector and arms them all. Throws DeviceError no_vectors or system.
+  // Makes one eventfd per vector and arms them all; finds out whether interrupts come. Throws DeviceError no_vectors or system.
   void arm();
+  // After arm(): an interrupt has come. False: none will, as far as can be seen.
+  bool heard() const { return heard_; }
   // The eventfd of a vector: non-blocking, close-on-exec, owned here. −1 before arm().
   int vector_fd(uint32_t vector) const { return vector < fds_.size() ? fds_[vector] : -1; }
   // Becomes readable when the device is about to be unplugged: the kernel waits until this object and all mappings are
@@ -47,6 +49,8 @@ class VfioDevice {
   void enable();
   void map_registers();
   void watch_request();
+  bool hears(int milliseconds) const;
+  void enable_again() const;
   struct Region {
     uint64_t size = 0;
     uint64_t offset = 0;
@@ -62,6 +66,7 @@ class VfioDevice {
   uint32_t vectors_ = 0;
   std::vector<int> fds_;
   int request_fd_ = -1;
+  bool heard_ = false;
   Region register_region_;
   Registers registers_; // empty: the kernel does not let a BAR below a page be mapped; pread and pwrite then
 };

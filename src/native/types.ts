@@ -260,10 +260,12 @@ export interface NativeDevice {
   readonly rings: boolean
   /** own peer id; means nothing without interrupts */
   readonly position: number
-  /** armed here; 0 through sysfs */
+  /** armed here; 0 through sysfs, and when `silent` */
   readonly vectors: number
   /** bytes per second */
   readonly readSpeed: number
+  /** armed, but no interrupt comes */
+  readonly silent: boolean
   /** so slow that the memory must be uncached */
   readonly slow: boolean
   /** Called when the device is about to be unplugged, every few seconds until detach() or close(). */

@@ -44,6 +44,14 @@ export function slowMemory({ readSpeed, kind }: Measured): Words {
   }
 }
 
+/** KVM's interrupts of ivshmem, and an IOMMU that remaps them: native/linux/vfio.cc, enable_again(). */
+export const silentDevice: Words = {
+  message: 'no interrupt of the device arrives: it is polled instead',
+  fix:
+    'under KVM, with `-device intel-iommu,intremap=on`, QEMU sets the interrupts up only for a process that may write /sys/bus/pci/devices/ADDRESS/config: ' +
+    'run it as root, or start QEMU with intremap=off and the guest with vfio_iommu_type1.allow_unsafe_interrupts=1',
+}
+
 export function speedWords(readSpeed: number): string {
   return readSpeed >= 1e9 ? `${(readSpeed / 1e9).toFixed(1)} GB/s` : `${(readSpeed / 1e6).toFixed(0)} MB/s`
 }

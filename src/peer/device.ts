@@ -3,7 +3,7 @@ import { statSync } from 'node:fs'
 import { type ErrorCode, errorTable, VmringError } from '../errors.js'
 import { native } from '../native/binding.js'
 import type { DeviceConstructor, NativeDevice, PciDevice } from '../native/types.js'
-import { foreignDriver, slowMemory, VFIO } from './device-words.js'
+import { foreignDriver, silentDevice, slowMemory, VFIO } from './device-words.js'
 
 interface DeviceFault extends Error {
   code: ErrorCode
@@ -46,6 +46,7 @@ export function openDevice(address: string, devices: DeviceConstructor = native.
   try {
     const device = found?.driver === VFIO ? devices.openVfio(address) : devices.openSysfs(address)
     if (device.slow) warnSlow(device)
+    if (device.silent) warnSilent(device)
     return device
   } catch (error) {
     throw explain(address, error)
@@ -93,6 +94,16 @@ export function watchSysfs({ address }: NativeDevice, gone: () => void): () => v
 }
 
 let warned = false
+let warnedSilent = false
+
+/** Once per process. */
+function warnSilent({ address }: NativeDevice): void {
+  if (warnedSilent) return
+  warnedSilent = true
+  const { message, fix } = silentDevice
+  const detail = fix.replace('ADDRESS', address)
+  process.emitWarning(`${address}: ${message}`, { code: 'VMRING_NO_INTERRUPTS', detail })
+}
 
 /** Once per process. */
 function warnSlow(device: NativeDevice): void {

@@ -4,7 +4,7 @@ import { examineGuest } from '../../src/cli/doctor-guest.js'
 import { listDevices } from '../../src/cli/sysfs.js'
 import type { DeviceConstructor, NativeDevice } from '../../src/native/types.js'
 import { openDevice } from '../../src/peer/device.js'
-import { slowMemory } from '../../src/peer/device-words.js'
+import { silentDevice, slowMemory } from '../../src/peer/device-words.js'
 import { type FakeDevice, FakeSystem } from '../support/sysfs.js'
 
 const A = '0000:01:00.0'
@@ -75,4 +75,16 @@ it('slow memory is warned of once', async () => {
   openDevice(A, { ...devices, openSysfs: () => slow })
   await new Promise((resolve) => setImmediate(resolve))
   expect(more).toBe(0)
+})
+
+it('a device whose interrupts do not arrive is warned of', async () => {
+  const { devices } = over(new FakeSystem({ [A]: {} }))
+  const silent = { address: A, kind: 'sysfs', slow: false, silent: true } as NativeDevice
+  const warned = new Promise<Error>((resolve) => process.once('warning', resolve))
+  openDevice(A, { ...devices, openSysfs: () => silent })
+  expect(await warned).toMatchObject({
+    code: 'VMRING_NO_INTERRUPTS',
+    message: `${A}: ${silentDevice.message}`,
+    detail: expect.stringContaining(`/sys/bus/pci/devices/${A}/config`),
+  })
 })
