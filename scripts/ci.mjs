@@ -53,12 +53,14 @@ const beside = {
   after: 'vitest, addon by cmake-js',
   suite: ['soak', node('scripts/long/soak.mjs', '--minutes', '5'), byLastLine, 12],
 }
-// Of `npm run test:vm`; bench and net would take too long beside these.
+// Of `npm run test:vm`; `broken` cuts every byte and is a long run.
 const guests = [
   'nested',
   'cat',
   'vsock',
   'life',
+  'net',
+  'bench',
   'guides',
   'faults',
   'devices',

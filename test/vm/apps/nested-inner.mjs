@@ -231,6 +231,7 @@ const todos = {
   },
 }
 
+process.on('warning', ({ code }) => say('warning', { code }))
 say('ready')
 for (let number = 1, over = false; !over; ) {
   const path = join(folder, `todo-${number}`)

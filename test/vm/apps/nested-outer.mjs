@@ -1,5 +1,5 @@
-// nested-outer.mjs LIMIT: what runs in the guest that plays the host. It has the daemon, boots two guests inside it, and
-// tells what happens, one JSON object a line; the test reads that.
+// nested-outer.mjs LIMIT [bench]: what runs in the guest that plays the host. It has the daemon, boots two guests inside it, and
+// tells what happens, one JSON object a line; the test reads that. With `bench`, `vmring bench` between the two is the last of it.
 //   3  'kitchen' in the README, listens; its device is unplugged
 //   4  'table', connects; the policy gives it less
 // They boot without a device, get one, lose one of them, get it back.
@@ -14,7 +14,9 @@ const TOTAL = 100_000
 const BACK = 10_000
 const SERVICE = 'stream'
 const FORBIDDEN = 'secret'
+const BENCH = 'bench'
 const STEP_MS = Number(process.argv[2])
+const measures = process.argv[3] === 'bench'
 const root = resolve(import.meta.dirname, '../../..')
 const started = Date.now()
 const say = (said, more) => console.log(JSON.stringify({ at: (Date.now() - started) / 1000, said, ...more }))
@@ -104,8 +106,8 @@ const socket = join(bed.folder, 'host')
 async function startDaemon() {
   const policy = join(bed.folder, 'policy.json')
   const rules = [
-    { who: 'cid:3', listen: ['orders', SERVICE, FORBIDDEN] },
-    { who: 'cid:4', connect: ['orders', SERVICE] },
+    { who: 'cid:3', listen: ['orders', SERVICE, FORBIDDEN, `${BENCH}*`] },
+    { who: 'cid:4', connect: ['orders', SERVICE, `${BENCH}*`] },
   ]
   writeFileSync(policy, JSON.stringify({ rules }))
   const args = ['--socket', socket, '--size', '8M', '--sections', '8', '--relay-vsock', '5790']
@@ -174,6 +176,33 @@ async function plug(inner) {
   await inner.begin('bind')
 }
 
+/** `vmring bench` between the two guests, shared memory and virtio sockets in turns; its report. */
+async function bench(kitchen, table) {
+  const command = (...args) => [process.execPath, join(root, 'dist/cli/main.js'), 'bench', 'latency', ...args]
+  const limits = { timeout: 2 * STEP_MS }
+  const listener = kitchen.guest.start(command('--listen', BENCH), limits)
+  const chosen = [
+    '--transport',
+    'shm,vsock',
+    '--mode',
+    'event',
+    '--runs',
+    '2',
+    '--warmup',
+    '2',
+    '--duration',
+    '5',
+  ]
+  const wait = String(STEP_MS / 1000)
+  const job = table.guest.start(command('--connect', BENCH, '--wait', wait, ...chosen, '--json', '-'), limits)
+  for (const one of [listener, job]) one.done.catch(() => {})
+  const told = () => say('progress', { kitchen: listener.stderr(), table: job.stderr() })
+  setInterval(told, 10_000).unref()
+  const { stdout } = await job.success()
+  await listener.success()
+  return JSON.parse(stdout.slice(stdout.indexOf('{')))
+}
+
 async function run() {
   const folder = writeApps()
   await startDaemon()
@@ -228,6 +257,7 @@ async function run() {
   say('result', { step: 'stream', listener, opener })
   await Promise.all([kitchen.begin('close'), table.begin('close')])
   await Promise.all([kitchen.job.success(), table.job.success()])
+  if (measures) say('result', { step: 'bench', report: await bench(kitchen, table) })
 }
 
 try {
