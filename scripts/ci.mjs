@@ -76,7 +76,7 @@ const alone = [
     'guests',
     ['npm', 'run', 'test:vm', '--', ...guests.map((name) => `test/vm/${name}.test.ts`), ...json],
     byReport,
-    25,
+    27,
     { VMRING_VM_ROUNDS: '1' },
   ],
 ]

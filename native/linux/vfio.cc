@@ -10,7 +10,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <cstring>
 
@@ -20,9 +22,12 @@ namespace {
 constexpr const char* kContainer = "/dev/vfio/vfio";
 constexpr uint16_t kCommandMemory = 2;
 constexpr uint16_t kCommandBusMaster = 4;
-constexpr uint32_t kMostPeers = 0xffff;
+constexpr uint32_t kLargestPeer = 0xffff;
 constexpr int kMostCapabilities = 48; // of four bytes at least, in 192 bytes
 constexpr int kSoon = 50, kLate = 1000; // ms for an interrupt to come; the second on an emulated processor that is busy
+
+// A device of this process has been waited for in vain, and nothing could be done: whoever attaches again and again waits no more.
+std::atomic<bool> known_silent{false};
 
 void close_fd(int& fd) {
   if (fd >= 0) ::close(fd);
@@ -239,17 +244,25 @@ void VfioDevice::arm() {
   set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, vectors_, fds_.data());
   heard_ = hears(kSoon);
   if (heard_) return;
-  enable_again();
+  const bool again = enable_again();
+  if (!again && known_silent) return; // it was waited for once
   heard_ = hears(kLate);
+  if (!heard_ && !again) known_silent = true;
 }
 
 // Rings itself. QEMU's device does that as it rings others: through the eventfd of its own vector.
 bool VfioDevice::hears(int milliseconds) const {
   const uint32_t own = position();
-  if (own > kMostPeers) return true; // no server has told it who it is yet: nothing can be said
+  if (own > kLargestPeer) return true; // no server has told it who it is yet, or it is being unplugged: nothing can be said
   ring(own, 0);
   pollfd entry = {fds_[0], POLLIN, 0};
-  if (poll(&entry, 1, milliseconds) <= 0) return false;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+  for (int left = milliseconds; left >= 0;) {
+    const int ready = poll(&entry, 1, left);
+    if (ready > 0) break;
+    if (ready == 0 || errno != EINTR) return false;
+    left = static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now()).count());
+  }
   uint64_t count = 0;
   return read(fds_[0], &count, sizeof count) == sizeof count;
 }
@@ -257,11 +270,11 @@ bool VfioDevice::hears(int milliseconds) const {
 // QEMU asks KVM for the interrupts of an ivshmem device when MSI-X is enabled. Linux enables it first and fills the table then, and with an
 // IOMMU that remaps interrupts an empty entry is refused: "kvm_irqchip_add_msi_route failed", and none ever comes (hw/misc/ivshmem.c,
 // ivshmem_enable_irqfd). Once the table is filled, it is enabled again. vfio does not let that through; configuration space takes it
-// from root.
-void VfioDevice::enable_again() const {
+// from root, unless the kernel is locked down. False: it could not be done.
+bool VfioDevice::enable_again() const {
   const std::string path = "/sys/bus/pci/devices/" + device_.address + "/config";
   const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-  if (fd < 0) return;
+  if (fd < 0) return false;
   uint8_t at = 0;
   uint8_t head[2] = {};
   uint16_t flags = 0;
@@ -271,14 +284,14 @@ void VfioDevice::enable_again() const {
     if (found && head[0] == PCI_CAP_ID_MSIX) break;
     at = head[1];
   }
-  if (found && head[0] == PCI_CAP_ID_MSIX && pread(fd, &flags, sizeof flags, at + PCI_MSIX_FLAGS) == sizeof flags &&
-      (flags & PCI_MSIX_FLAGS_ENABLE) != 0) {
-    const uint16_t off = flags & static_cast<uint16_t>(~PCI_MSIX_FLAGS_ENABLE);
-    for (const uint16_t value : {off, flags}) {
-      if (pwrite(fd, &value, sizeof value, at + PCI_MSIX_FLAGS) != sizeof value) break;
-    }
+  bool done = found && head[0] == PCI_CAP_ID_MSIX &&
+              pread(fd, &flags, sizeof flags, at + PCI_MSIX_FLAGS) == sizeof flags && (flags & PCI_MSIX_FLAGS_ENABLE) != 0;
+  const uint16_t off = flags & static_cast<uint16_t>(~PCI_MSIX_FLAGS_ENABLE);
+  for (const uint16_t value : {off, flags}) {
+    done = done && pwrite(fd, &value, sizeof value, at + PCI_MSIX_FLAGS) == sizeof value;
   }
   ::close(fd);
+  return done;
 }
 
 void VfioDevice::watch_request() {

@@ -34,7 +34,7 @@ class VfioDevice {
   uint32_t vectors() const { return vectors_; }
   // Makes one eventfd per vector and arms them all; finds out whether interrupts come. Throws DeviceError no_vectors or system.
   void arm();
-  // After arm(): an interrupt has come. False: none will, as far as can be seen.
+  // After arm(). False: no interrupt came within a second. True: one came, or it could not be asked.
   bool heard() const { return heard_; }
   // The eventfd of a vector: non-blocking, close-on-exec, owned here. −1 before arm().
   int vector_fd(uint32_t vector) const { return vector < fds_.size() ? fds_[vector] : -1; }
@@ -50,7 +50,7 @@ class VfioDevice {
   void map_registers();
   void watch_request();
   bool hears(int milliseconds) const;
-  void enable_again() const;
+  bool enable_again() const;
   struct Region {
     uint64_t size = 0;
     uint64_t offset = 0;

@@ -1,10 +1,11 @@
 /**
  * What `vmring doctor --open` sees in the memory of a device that nobody else has open: how fast it is read, and whether
- * there is a section for this guest. It joins nothing and writes nothing; the device is open for some milliseconds.
+ * there is a section for this guest. It joins nothing and writes nothing there; the device is open for
+ * some milliseconds, a second when its interrupts do not come.
  */
 import { type ErrorCode, errorTable } from '../errors.js'
 import type { NativeBinding, NativeDevice, NativeRegion } from '../native/types.js'
-import { slowMemory, speedWords, VFIO } from '../peer/device-words.js'
+import { silentDevice, slowMemory, speedWords, VFIO } from '../peer/device-words.js'
 import type { Finding } from './finding.js'
 import { bytes } from './output.js'
 import type { SysfsDevice } from './sysfs.js'
@@ -20,7 +21,7 @@ export function memoryFindings(native: NativeBinding, device: SysfsDevice): Find
     return [failure('open', device, error)]
   }
   try {
-    return [speed(opened), region(opened, device)]
+    return [speed(opened), ...interrupts(opened), region(opened, device)]
   } catch (error) {
     return [failure('region', device, error)]
   } finally {
@@ -52,6 +53,13 @@ function speed(device: NativeDevice): Finding {
   if (device.slow) return { check, status: 'note', ...slowMemory(device) }
   const message = `${speedWords(device.readSpeed)} through ${device.kind}: cached`
   return { check, status: 'ok', message }
+}
+
+/** What an open by root, as this may be, has mended is not seen. */
+function interrupts({ silent, address }: NativeDevice): Finding[] {
+  if (!silent) return []
+  const { message, fix } = silentDevice
+  return [{ check: 'interrupts', status: 'note', message, fix: fix.replace('ADDRESS', address) }]
 }
 
 function region({ region, position }: NativeDevice, { memoryBytes, interrupts }: SysfsDevice): Finding {

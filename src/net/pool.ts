@@ -22,6 +22,7 @@ let used = 0
 let since = 0
 let smallSlab = Buffer.allocUnsafeSlow(SMALL_SLAB)
 let smallUsed = 0
+let keeps = false
 
 /** Chunks of one connection: as a rule the next is about as large as the last. */
 export class Chunks {
@@ -65,7 +66,7 @@ export class Chunks {
 function renew(): void {
   const now = performance.now()
   const quick = now - since < QUICK_MS
-  if (quick && size === MOST_SLAB / 2) keepFreedMemory()
+  if (quick && size === MOST_SLAB / 2 && !keeps) keepFreedMemory()
   size = quick ? Math.min(size * 2, MOST_SLAB) : Math.max(size / 2, LEAST_SLAB)
   since = now
   slab = Buffer.allocUnsafeSlow(size)
@@ -78,6 +79,7 @@ function renew(): void {
  * Nobody touches the block, so it is address space and not memory.
  */
 function keepFreedMemory(): void {
+  keeps = true
   try {
     Buffer.allocUnsafeSlow(LARGEST_HEAP_BLOCK)
   } catch {

@@ -48,8 +48,9 @@ export function slowMemory({ readSpeed, kind }: Measured): Words {
 export const silentDevice: Words = {
   message: 'no interrupt of the device arrives: it is polled instead',
   fix:
-    'under KVM, with `-device intel-iommu,intremap=on`, QEMU sets the interrupts up only for a process that may write /sys/bus/pci/devices/ADDRESS/config: ' +
-    'run it as root, or start QEMU with intremap=off and the guest with vfio_iommu_type1.allow_unsafe_interrupts=1',
+    'under KVM, with `-device intel-iommu,intremap=on`, QEMU sets the interrupts up only for a process that may write /sys/bus/pci/devices/ADDRESS/config ' +
+    '(root, in a kernel that is not locked down); for others start QEMU with intremap=off and the guest with vfio_iommu_type1.allow_unsafe_interrupts=1. ' +
+    'Otherwise see what QEMU says, and whether `vmring host` runs',
 }
 
 export function speedWords(readSpeed: number): string {

@@ -155,7 +155,8 @@ class RegionBackend implements PeerBackend {
     if (device?.kind === 'vfio') device.onRequest = () => this.#unplug(member, device)
     // closed memory counts as lost, and the watchdog of the addon says so
     if (device?.kind === 'sysfs') this.#unwatch = watchSysfs(device, () => seat.region.close())
-    member.bells = new Bells(this.#hub, network, connection === undefined && device?.interrupts !== true)
+    const deaf = connection === undefined && (device?.interrupts !== true || device.silent)
+    member.bells = new Bells(this.#hub, network, deaf)
     network.start()
     // @step attach: has looked around
   }

@@ -208,7 +208,10 @@ async function run() {
   await startDaemon()
   say('daemon')
   const guests = await boot()
-  say('booted', { ms: guests.map(({ bootTime }) => bootTime) })
+  say('booted', {
+    ms: guests.map(({ bootTime }) => bootTime),
+    accelerators: guests.map(({ accelerator }) => accelerator),
+  })
   const [kitchen, table] = guests.map((guest) => new Inner(guest))
   await Promise.all([kitchen.said('ready'), table.said('ready')])
 
