@@ -57,9 +57,7 @@ function speed(device: NativeDevice): Finding {
 
 /** What an open by root, as this may be, has mended is not seen. */
 function interrupts({ silent, address }: NativeDevice): Finding[] {
-  if (!silent) return []
-  const { message, fix } = silentDevice
-  return [{ check: 'interrupts', status: 'note', message, fix: fix.replace('ADDRESS', address) }]
+  return silent ? [{ check: 'interrupts', status: 'note', ...silentDevice(address) }] : []
 }
 
 function region({ region, position }: NativeDevice, { memoryBytes, interrupts }: SysfsDevice): Finding {

@@ -45,13 +45,13 @@ export function slowMemory({ readSpeed, kind }: Measured): Words {
 }
 
 /** KVM's interrupts of ivshmem, and an IOMMU that remaps them: native/linux/vfio.cc, enable_again(). */
-export const silentDevice: Words = {
+export const silentDevice = (address: string): Words => ({
   message: 'no interrupt of the device arrives: it is polled instead',
   fix:
-    'under KVM, with `-device intel-iommu,intremap=on`, QEMU sets the interrupts up only for a process that may write /sys/bus/pci/devices/ADDRESS/config ' +
+    `under KVM, with \`-device intel-iommu,intremap=on\`, QEMU sets the interrupts up only for a process that may write /sys/bus/pci/devices/${address}/config ` +
     '(root, in a kernel that is not locked down); for others start QEMU with intremap=off and the guest with vfio_iommu_type1.allow_unsafe_interrupts=1. ' +
     'Otherwise see what QEMU says, and whether `vmring host` runs',
-}
+})
 
 export function speedWords(readSpeed: number): string {
   return readSpeed >= 1e9 ? `${(readSpeed / 1e9).toFixed(1)} GB/s` : `${(readSpeed / 1e6).toFixed(0)} MB/s`

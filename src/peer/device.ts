@@ -93,22 +93,21 @@ export function watchSysfs({ address }: NativeDevice, gone: () => void): () => v
   return () => clearInterval(timer)
 }
 
-let warned = false
-let warnedSilent = false
+const warned = new Set<string>()
 
-/** Once per process. */
-function warnSilent({ address }: NativeDevice): void {
-  if (warnedSilent) return
-  warnedSilent = true
-  const { message, fix } = silentDevice
-  const detail = fix.replace('ADDRESS', address)
-  process.emitWarning(`${address}: ${message}`, { code: 'VMRING_NO_INTERRUPTS', detail })
+/** Each code once per process. */
+function warnOnce(code: string, warning: string, detail: string): void {
+  if (warned.has(code)) return
+  warned.add(code)
+  process.emitWarning(warning, { code, detail })
 }
 
-/** Once per process. */
+function warnSilent({ address }: NativeDevice): void {
+  const { message, fix } = silentDevice(address)
+  warnOnce('VMRING_NO_INTERRUPTS', `${address}: ${message}`, fix)
+}
+
 function warnSlow(device: NativeDevice): void {
-  if (warned) return
-  warned = true
   const { message, fix } = slowMemory(device)
-  process.emitWarning(`${device.address} is read at ${message}`, { code: 'VMRING_SLOW_MEMORY', detail: fix })
+  warnOnce('VMRING_SLOW_MEMORY', `${device.address} is read at ${message}`, fix)
 }

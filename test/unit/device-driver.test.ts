@@ -84,7 +84,7 @@ it('a device whose interrupts do not arrive is warned of', async () => {
   openDevice(A, { ...devices, openSysfs: () => silent })
   expect(await warned).toMatchObject({
     code: 'VMRING_NO_INTERRUPTS',
-    message: `${A}: ${silentDevice.message}`,
+    message: `${A}: ${silentDevice(A).message}`,
     detail: expect.stringContaining(`/sys/bus/pci/devices/${A}/config`),
   })
 })
