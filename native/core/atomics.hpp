@@ -95,7 +95,13 @@ struct StdAtomics {
   // Likewise, will be read.
   static void will_read(const void* p) { __builtin_prefetch(p); }
   // Payload. A peer that breaks the protocol can race with these: bytes may be torn, nothing else follows from it.
-  static void write_bytes(void* shared, const void* from, size_t length) { std::memcpy(shared, from, length); }
+  static void write_bytes(void* shared, const void* from, size_t length) {
+#if defined(__GNUC__)
+    // Where the compiler knows a bound of the length it copies by `rep movs`, which takes longer to begin than memcpy for 64 bytes.
+    if (!__builtin_constant_p(length)) asm("" : "+r"(length));
+#endif
+    std::memcpy(shared, from, length);
+  }
   static void read_bytes(void* to, const void* shared, size_t length) { std::memcpy(to, shared, length); }
   // Tables that several write at once, the same bytes. Lengths are multiples of 4.
   static void write_words(void* shared, const void* from, size_t length) {

@@ -46,26 +46,8 @@ class Producer {
   // Publishes the lease with `length` at most the reserved bytes.
   Send commit(uint32_t length, Kind kind, bool extended) {
     if (!leased() || length > lease_) return Send::lease;
-    // The place follows from what was reserved, not from what was used: the payload is already there.
-    const uint32_t at = record_at(lease_);
-    const uint32_t end = at + record_size(length);
-    lease_ = kNoLease;
-    // The header behind this record is zeroed first: a consumer that comes here must find "not published".
-    A::store_relaxed(word(end), uint64_t{0});
-    const uint64_t header = encode({length, extended, kind, sequence_});
-    if (at == tail_) {
-      // SYNC: publishes payload and zeroed header; pairs with the acquire in RecordCursor::next.
-      A::template store_release<Site::publish_record>(word(at), header);
-    } else {
-      // The record at offset 0 is whole before the padding that leads to it is published.
-      A::store_relaxed(word(at), header);
-      const uint32_t to_end = at - tail_;
-      A::template store_release<Site::publish_record>(word(tail_),
-                                                      encode({to_end - kHeaderSize, false, Kind::pad, sequence_}));
-    }
-    tail_ = end;
-    ++sequence_;
-    fetch_ahead(record_size(length));
+    publish(length, kind, extended);
+    fetch_headers(record_size(length));
     return Send::ok;
   }
 
@@ -80,7 +62,9 @@ class Producer {
     const Send result = reserve(length, payload);
     if (result != Send::ok) return result;
     if (length != 0) A::write_bytes(payload, bytes, length);
-    return commit(length, kind, extended);
+    publish(length, kind, extended);
+    fetch_lines(record_size(length));
+    return Send::ok;
   }
 
   // After one or several commits: must the consumer be rung? True when it announced a position that these commits passed.
@@ -153,6 +137,8 @@ class Producer {
  private:
   static constexpr uint32_t kNoLease = 0xffffffff;
   static constexpr uint32_t kLine = 64;
+  static constexpr uint32_t kLeastAhead = 6 * kLine;
+  static constexpr uint32_t kMostAhead = 4096;
 
   uint64_t* word(uint32_t position) { return reinterpret_cast<uint64_t*>(data_ + (position & (capacity_ - 1))); }
 
@@ -165,14 +151,46 @@ class Producer {
   uint32_t needed(uint32_t length) const { return record_at(length) - tail_ + record_size(length) + kHeaderSize; }
   bool fits(uint32_t length) const { return needed(length) <= capacity_ - (tail_ - released_); }
 
-  // The lines of the next record were read by the consumer when the ring came round last, so they have to be taken away from it before they
-  // can be written. That lasts as long as a message is under way: it is done while this one is, not when the next is due. The next
-  // is taken to be as long as this one. The line at the tail has just been written, so it is the one behind it, and for records of
-  // several lines the header that the one after the next zeroes. The lines between would be worth asking for too, but then a message
-  // costs the more instructions the longer it is (native/test/zero_copy.sh).
-  void fetch_ahead(uint32_t size) {
+  // The lease becomes a record.
+  void publish(uint32_t length, Kind kind, bool extended) {
+    // The place follows from what was reserved, not from what was used: the payload is already there.
+    const uint32_t at = record_at(lease_);
+    const uint32_t end = at + record_size(length);
+    lease_ = kNoLease;
+    // The header behind this record is zeroed first: a consumer that comes here must find "not published".
+    A::store_relaxed(word(end), uint64_t{0});
+    const uint64_t header = encode({length, extended, kind, sequence_});
+    if (at == tail_) {
+      // SYNC: publishes payload and zeroed header; pairs with the acquire in RecordCursor::next.
+      A::template store_release<Site::publish_record>(word(at), header);
+    } else {
+      // The record at offset 0 is whole before the padding that leads to it is published.
+      A::store_relaxed(word(at), header);
+      const uint32_t to_end = at - tail_;
+      A::template store_release<Site::publish_record>(word(tail_),
+                                                      encode({to_end - kHeaderSize, false, Kind::pad, sequence_}));
+    }
+    tail_ = end;
+    ++sequence_;
+  }
+
+  // The lines of the next records were read by the consumer when the ring came round last, so they have to be taken away from it before
+  // they can be written. That lasts as long as a message is under way: it is done while this one is, not when the next is due. The next
+  // ones are taken to be as long as this one.
+
+  // Of a record that the application fills in place only the headers, so that a message costs the same however long it is
+  // (native/test/zero_copy.sh): the line behind the one at the tail, which has just been written, and for records of several lines
+  // the header that the one after the next zeroes.
+  void fetch_headers(uint32_t size) {
     A::will_write(word(tail_ + kLine));
     if (size > 2 * kLine) A::will_write(word(tail_ + 2 * size));
+  }
+  // Who copies touches each line anyway: all lines of the next two records, each once, up to where the processor itself does better.
+  void fetch_lines(uint32_t size) {
+    if (size > kMostAhead / 2) return fetch_headers(size);
+    const uint32_t ahead = size > kLeastAhead / 2 ? 2 * size : kLeastAhead;
+    if (asked_ - tail_ > kMostAhead + kLine) asked_ = tail_ + kLine; // it lies behind the tail
+    for (; asked_ - tail_ < ahead; asked_ += kLine) A::will_write(word(asked_));
   }
 
   uint32_t remote_count(uint64_t ReaderBlock::* field, uint32_t& kept) {
@@ -191,6 +209,7 @@ class Producer {
   uint32_t tail_;     // private; published records end here
   uint32_t released_; // cached: last value of the consumer's word that passed the check
   uint32_t checked_;  // tail at the last wake_needed()
+  uint32_t asked_ = 0; // lines before it have been asked for
   uint32_t sequence_;     // of the next record
   uint32_t remote_next_;
   uint32_t remote_released_;
