@@ -47,6 +47,7 @@ class EndOwner {
       ++end.suppressed;
       ++suppressed_;
     }
+    end.one_way = 0;
     activate(end); // whoever sends awaits an answer
   }
 

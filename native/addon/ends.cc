@@ -174,14 +174,14 @@ napi_value hot_send(napi_env env, napi_callback_info) { return hot(env, send_sta
 
 napi_value hot_receive(napi_env env, napi_callback_info) {
   return hot(env, [](Module& module, EndEntry& end) {
-    module.take_releases();
+    module.take_many_releases();
     return receive_record(module, end);
   });
 }
 
 napi_value hot_receive_wait(napi_env env, napi_callback_info) {
   return hot(env, [](Module& module, EndEntry& end) {
-    module.take_releases();
+    module.take_many_releases();
     return receive_wait(module, end, module.scratch.get()[kScratchTimeout]);
   });
 }
@@ -276,12 +276,14 @@ int32_t receive_record(Module& module, EndEntry& end) {
   switch (end.core.rx().poll(record)) {
     case Poll::none:
       // Nothing left: the sender may be waiting for what was given back.
+      module.take_releases();
       end.owner->publish_released(end);
       return end.lost() ? status::lost : status::none;
     case Poll::fault: return end.lost() ? status::lost : status::fault;
     case Poll::record: break;
   }
   end.parked = false;
+  ++end.one_way;
   const uint8_t* base = end.mapping->data();
   uint64_t offset = static_cast<uint64_t>(record.payload - base);
   uint64_t length = record.length;

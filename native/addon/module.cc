@@ -9,7 +9,7 @@ namespace vmring::addon {
 // over when the last handle has said so.
 Module::Module(napi_env environment) : env(environment) {}
 
-constinit thread_local Module* Module::current_ = nullptr;
+VMRING_FAST_TLS constinit thread_local Module* Module::current_ = nullptr;
 
 void Module::open() {
   current_ = this;
@@ -49,9 +49,12 @@ void Module::take_noted_releases() {
   uint32_t* words = releases.get();
   const uint32_t count = words[0] < kReleases ? words[0] : kReleases;
   words[0] = 0;
-  for (uint32_t i = 0; i < count; ++i) {
-    EndEntry* end = ends.find(words[1 + 2 * i]);
-    if (end != nullptr && end->core.release(words[2 + 2 * i]) && end->owner != nullptr) end->owner->released(*end);
+  for (uint32_t i = 0; i < count;) {
+    const uint32_t id = words[1 + 2 * i];
+    EndEntry* end = ends.find(id);
+    bool any = false;
+    for (; i < count && words[1 + 2 * i] == id; ++i) any |= end != nullptr && end->core.release(words[2 + 2 * i]);
+    if (any && end->owner != nullptr) end->owner->released(*end);
   }
 }
 

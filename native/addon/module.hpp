@@ -15,6 +15,13 @@ inline constexpr uint32_t kReadyPairs = 1024; // ends reported per turn; the res
 inline constexpr uint32_t kReleases = 16;     // noted by JavaScript before it must call
 inline constexpr uint32_t kStaging = 1024;    // bytes of a message that is handed over without an argument
 
+// Found without a call. Of what a library that is loaded late may have so, glibc keeps a little in reserve; this is a pointer. musl keeps nothing.
+#if defined(__GLIBC__)
+#define VMRING_FAST_TLS [[gnu::tls_model("initial-exec")]]
+#else
+#define VMRING_FAST_TLS
+#endif
+
 // Words that JavaScript sees as one typed array for ever.
 template <class T>
 class SharedWords {
@@ -54,9 +61,13 @@ class Module : public std::enable_shared_from_this<Module> {
   // A handle of the event loop has closed.
   void handle_closed();
   // What JavaScript has released since its last call: {count, then end id and sequence number of each}. Looked at with every
-  // call about an end but hot_send, and before the loop sleeps.
+  // call about an end but hot_send, and before the loop sleeps; while records are received one after the other, when some have come
+  // together or nothing more is there.
   void take_releases() {
     if (releases.get()[0] != 0) take_noted_releases();
+  }
+  void take_many_releases() {
+    if (releases.get()[0] >= kReleases / 2) take_noted_releases();
   }
 
   napi_env env;
@@ -80,7 +91,7 @@ class Module : public std::enable_shared_from_this<Module> {
   void shut();
   void take_noted_releases();
 
-  static constinit thread_local Module* current_;
+  VMRING_FAST_TLS static constinit thread_local Module* current_;
   napi_async_context context_ = nullptr;
   napi_async_cleanup_hook_handle cleanup_ = nullptr;
 };
