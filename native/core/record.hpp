@@ -130,8 +130,8 @@ class RecordCursor {
   }
 
  private:
-  static constexpr uint32_t kManyInARow = 8;
-  static constexpr uint32_t kRecordsAhead = 2;
+  static constexpr uint32_t kManyInARow = 16;
+  static constexpr uint32_t kRecordsAhead = 3;
   static constexpr uint32_t kFarApart = 128; // bytes
 
   const uint64_t* word(uint32_t position) const {
