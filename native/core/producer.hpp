@@ -179,11 +179,11 @@ class Producer {
   // ones are taken to be as long as this one.
 
   // Of a record that the application fills in place only the headers, so that a message costs the same however long it is
-  // (native/test/zero_copy.sh): the line behind the one at the tail, which has just been written, and for records of several lines
-  // the header that the one after the next zeroes.
+  // (native/test/zero_copy.sh): the line behind the one at the tail, which has just been written, and the header that the one after the
+  // next zeroes.
   void fetch_headers(uint32_t size) {
     A::will_write(word(tail_ + kLine));
-    if (size > 2 * kLine) A::will_write(word(tail_ + 2 * size));
+    A::will_write(word(tail_ + 2 * size));
   }
   // Who copies touches each line anyway: all lines of the next two records, each once, up to where the processor itself does better.
   void fetch_lines(uint32_t size) {
