@@ -47,9 +47,12 @@ class EndOwner {
       ++end.suppressed;
       ++suppressed_;
     }
-    end.one_way = 0;
+    one_way_ = 0;
     activate(end); // whoever sends awaits an answer
   }
+
+  // A record was received.
+  void taken() { ++one_way_; }
 
   // A record was given back: the sender hears of it when a quarter of the ring has come together, or before we wait.
   void released(EndEntry& end) {
@@ -88,6 +91,7 @@ class EndOwner {
   std::vector<uint32_t> dirty_;
   size_t cursor_ = 0;
   bool traffic_ = false;
+  uint32_t one_way_ = 0; // records taken since one was committed
   uint64_t suppressed_ = 0;
 };
 

@@ -50,7 +50,6 @@ struct EndEntry {
   bool dirty = false;  // on the owner's list of ends with releases to publish
   bool fault_reported = false;
   uint32_t quiet = 0; // polls in a row that found nothing
-  uint32_t one_way = 0; // records received since the last one was sent, or since nothing came for some time
   uint32_t reserved = 0;
   uint64_t reserved_at = 0; // in the buffer
   const char* broken = nullptr; // what this layer found wrong

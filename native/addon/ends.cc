@@ -283,7 +283,7 @@ int32_t receive_record(Module& module, EndEntry& end) {
     case Poll::record: break;
   }
   end.parked = false;
-  ++end.one_way;
+  end.owner->taken();
   const uint8_t* base = end.mapping->data();
   uint64_t offset = static_cast<uint64_t>(record.payload - base);
   uint64_t length = record.length;

@@ -13,7 +13,8 @@ namespace {
 
 constexpr uint32_t kTurnsWithoutClock = 128;      // 1 to 2 µs
 constexpr uint32_t kManyOneWay = 32;             // records
-constexpr uint32_t kRest = 64;                   // turns
+constexpr uint64_t kRest = 600;                  // so short that no ring of the size below is filled meanwhile
+constexpr uint32_t kLeastRingToRest = 64 * 1024;
 constexpr uint64_t kYieldAfter = 4'000;          // of spinning: perhaps whoever should answer waits for this processor
 constexpr uint64_t kShortSpin = 50'000;          // before a synchronous receive goes to sleep
 constexpr uint64_t kLongestNap = 1'000'000;      // of a synchronous receive without interrupts
@@ -138,13 +139,18 @@ void Member::wait(EndEntry& end, uint64_t timeout) {
   Consumer<A>& inbox = end.core.rx();
   // Who looks for the next record all the time takes the line that the sender is writing away from it, once for each record. In the middle of
   // a conversation that goes one way, what has been found out is that the sender is the slower one: it gets some records ahead instead.
-  for (uint32_t turn = 0; end.one_way > kManyOneWay && turn < kRest; ++turn) relax();
+  if (one_way_ > kManyOneWay && inbox.capacity() >= kLeastRingToRest) {
+    const uint64_t until = steady_nanoseconds() + kRest;
+    while (steady_nanoseconds() < until) relax();
+  }
   // An answer that is under way is here sooner than the clock is read.
   for (uint32_t turn = 0; turn < kTurnsWithoutClock; ++turn) {
     if (inbox.readable()) return spun_well();
     relax();
   }
-  end.one_way = 0;
+  one_way_ = 0;
+  // Who waits for room on other ends hears of it now: the loop, which would say so before it sleeps, does not turn meanwhile.
+  flush_released();
   const auto over = [&] { return closed_ || end.lost() || end.fault() != nullptr || departed(end); };
   uint64_t now = steady_nanoseconds();
   const uint64_t deadline = now + timeout;

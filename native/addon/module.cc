@@ -1,5 +1,7 @@
 #include "addon/module.hpp"
 
+#include <mutex>
+
 #include "addon/device.hpp"
 #include "addon/member.hpp"
 
@@ -9,10 +11,19 @@ namespace vmring::addon {
 // over when the last handle has said so.
 Module::Module(napi_env environment) : env(environment) {}
 
-VMRING_FAST_TLS constinit thread_local Module* Module::current_ = nullptr;
+constinit std::atomic<Module*> Module::only_ = nullptr;
+constinit thread_local Module* Module::current_ = nullptr;
 
 void Module::open() {
   current_ = this;
+  {
+    // A second environment is another thread. From here on it finds null, which nothing undoes; the first thread finds itself either way.
+    static std::mutex mutex;
+    static bool first = true;
+    const std::lock_guard lock(mutex);
+    only_ = first ? this : nullptr;
+    first = false;
+  }
   loop.open(env);
   napi_value name = make_string(env, "vmring");
   check(napi_async_init(env, nullptr, name, &context_));
@@ -30,6 +41,8 @@ void Module::shut() {
   if (ended) return;
   ended = true;
   current_ = nullptr;
+  Module* self = this;
+  only_.compare_exchange_strong(self, nullptr);
   while (!members.empty()) {
     Member* member = *members.begin();
     members.erase(members.begin());

@@ -1,6 +1,7 @@
 // What one environment (the main thread or one worker) has of vmring: its ends, its peers, its event-loop handles.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <unordered_set>
 
@@ -14,13 +15,6 @@ namespace vmring::addon {
 inline constexpr uint32_t kReadyPairs = 1024; // ends reported per turn; the rest comes in the next
 inline constexpr uint32_t kReleases = 16;     // noted by JavaScript before it must call
 inline constexpr uint32_t kStaging = 1024;    // bytes of a message that is handed over without an argument
-
-// Found without a call. Of what a library that is loaded late may have so, glibc keeps a little in reserve; this is a pointer. musl keeps nothing.
-#if defined(__GLIBC__)
-#define VMRING_FAST_TLS [[gnu::tls_model("initial-exec")]]
-#else
-#define VMRING_FAST_TLS
-#endif
 
 // Words that JavaScript sees as one typed array for ever.
 template <class T>
@@ -49,8 +43,12 @@ class Module : public std::enable_shared_from_this<Module> {
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
 
-  // Of this thread, while its environment lives: for functions that cannot afford to ask Node.
-  static Module* current() { return current_; }
+  // Of this thread, while its environment lives: for functions that cannot afford to ask Node. Thread-local memory of a library that is
+  // loaded late costs a call, so the one environment that nearly every process has is looked for first.
+  static Module* current() {
+    Module* only = only_.load(std::memory_order_relaxed);
+    return only != nullptr ? only : current_;
+  }
 
   void open();
   std::shared_ptr<Module> shared() { return shared_from_this(); }
@@ -91,7 +89,8 @@ class Module : public std::enable_shared_from_this<Module> {
   void shut();
   void take_noted_releases();
 
-  VMRING_FAST_TLS static constinit thread_local Module* current_;
+  static constinit std::atomic<Module*> only_; // null again once there has been a second one
+  static constinit thread_local Module* current_;
   napi_async_context context_ = nullptr;
   napi_async_cleanup_hook_handle cleanup_ = nullptr;
 };

@@ -14,7 +14,7 @@ namespace vmring {
 
 enum class Site : uint8_t {
   // Rings. A record's payload and the zeroed header after it are visible before its header word.
-  publish_record,   // release store, Producer::commit          ↔ read_record
+  publish_record,   // release store, Producer::publish         ↔ read_record
   read_record,      // acquire load, Consumer::poll
   publish_released, // release store, Consumer::publish_released ↔ read_released (reads of the payload precede its reuse)
   read_released,    // acquire load, Producer::reload

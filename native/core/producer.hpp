@@ -17,7 +17,7 @@ class Producer {
   Producer(RingHead* head, uint8_t* data, uint32_t capacity, uint32_t tag, uint32_t first_sequence,
            uint32_t first_position = 0)
       : head_(head), data_(data), capacity_(capacity), tag_(tag), tail_(first_position), released_(first_position),
-        checked_(first_position), sequence_(first_sequence), remote_next_(first_sequence),
+        checked_(first_position), asked_(first_position), sequence_(first_sequence), remote_next_(first_sequence),
         remote_released_(first_sequence) {
     A::store_relaxed(&head_->space_at, uint64_t{0});
     A::store_relaxed(word(tail_), uint64_t{0}); // made visible by the control message that offers the ring
@@ -185,10 +185,12 @@ class Producer {
     A::will_write(word(tail_ + kLine));
     A::will_write(word(tail_ + 2 * size));
   }
-  // Who copies touches each line anyway: all lines of the next two records, each once, up to where the processor itself does better.
+  // Who copies touches each line anyway: all lines of the next two records, up to where the processor itself does better.
   void fetch_lines(uint32_t size) {
     if (size > kMostAhead / 2) return fetch_headers(size);
-    const uint32_t ahead = size > kLeastAhead / 2 ? 2 * size : kLeastAhead;
+    const uint32_t room = capacity_ - in_use(); // beyond it lies what the consumer is reading
+    const uint32_t wanted = size > kLeastAhead / 2 ? 2 * size : kLeastAhead;
+    const uint32_t ahead = wanted < room ? wanted : room;
     if (asked_ - tail_ > kMostAhead + kLine) asked_ = tail_ + kLine; // it lies behind the tail
     for (; asked_ - tail_ < ahead; asked_ += kLine) A::will_write(word(asked_));
   }
@@ -209,7 +211,7 @@ class Producer {
   uint32_t tail_;     // private; published records end here
   uint32_t released_; // cached: last value of the consumer's word that passed the check
   uint32_t checked_;  // tail at the last wake_needed()
-  uint32_t asked_ = 0; // lines before it have been asked for
+  uint32_t asked_;    // lines before it have been asked for
   uint32_t sequence_;     // of the next record
   uint32_t remote_next_;
   uint32_t remote_released_;

@@ -95,7 +95,7 @@ class RecordCursor {
   // Reads the next record and moves behind it. `window` = bytes that may be unread at most (capacity less what is lent):
   // anything larger would overlap memory that the producer may not touch. At most two headers are looked at per call.
   Poll next(Record& out, uint32_t window) {
-    // SYNC: pairs with Producer::commit; payload and the following zero header are visible after this load.
+    // SYNC: pairs with Producer::publish; payload and the following zero header are visible after this load.
     uint64_t raw = A::template load_acquire<Site::read_record>(word(position_));
     if (raw == 0) {
       in_a_row_ = 0;

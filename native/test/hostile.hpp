@@ -158,6 +158,11 @@ bool step(Side& side, Source& source) {
     case 0:
     case 1: {
       const uint32_t length = any_length(source);
+      if (source.below(2) == 0) { // copied: lines of the next records are asked for as well
+        static const std::vector<uint8_t> bytes(kCapacity, 0x5a);
+        if (bounded(5, [&] { return tx.send(bytes.data(), length, Kind::data, false); }) == Send::ok) ++side.pushed;
+        break;
+      }
       uint8_t* payload = nullptr;
       if (bounded(1, [&] { return tx.reserve(length, payload); }) != Send::ok) break;
       Checked::check(payload, length);

@@ -350,7 +350,10 @@ export interface EndFunctions {
   readonly staging: Uint8Array
   /** Gives a received record back; out of order allowed. Twice: no effect, returns 0. */
   endRelease(id: number, sequence: number): number
-  /** [0] how many follow; then end id and sequence number of each record that the next call with an end gives back first */
+  /**
+   * [0] how many follow; then end id and sequence number of each record that the next call with an end gives back first; hotReceive and
+   * hotReceiveWait when there are eight of them, or nothing to receive
+   */
   readonly releases: Uint32Array
   /** Asks for Ready.WRITABLE once `length` payload bytes fit. True: they fit now (and nothing is asked). */
   endWantSpace(id: number, length: number): boolean

@@ -45,7 +45,7 @@ export function receiveRecordWait(id: number, timeout: number): number {
 
 /**
  * Gives a record back to the sender. Of a small one a note is left, which the addon reads with one of its next calls or before the event loop sleeps:
- * the sender would not hear of it sooner in any case.
+ * the sender would hear of it hardly sooner.
  */
 export function giveBack(end: EndHandle, length: number, sequence: number): void {
   const count = releases[0]!

@@ -80,7 +80,7 @@ test('no words lead to another end, or beyond the staging memory', () => {
   }
 })
 
-test('releases are noted, and done by the next call with any end; notes about ends that are gone mean nothing', () => {
+test('releases are noted, and done by the next call with any end that does not receive; notes about ends that are gone mean nothing', () => {
   const { near, far } = pair()
   const other = pair()
   for (let i = 0; i < 3; i++) {
@@ -118,6 +118,35 @@ test('who receives one after the other reads the notes when some have come toget
   expect(receiveRecord(far)).toBe(0)
   expect(releases[0]).toBe(0)
   expect(native.endIdle(far)).toBe(true)
+})
+
+test('notes of several ends in one list lead to the ends that they name', () => {
+  const ends = [pair(), pair()]
+  for (let i = 0; i < 6; i++) {
+    const { near, far } = ends[i % 2]!
+    sendData(near, new Uint8Array(64))
+    expect(receiveRecord(far)).toBe(Kind.DATA)
+    giveBack(handle(far), scratch[1]!, scratch[2]!)
+  }
+  expect(releases[0]).toBe(6)
+  for (const { far } of ends) expect(native.endIdle(far)).toBe(true)
+})
+
+test('who waits for another end lets a sender hear of what was released before', async () => {
+  const [a, b] = members(2, 'event') as [TestMember, TestMember]
+  open.push(a, b)
+  await until(() => a.peer.remotes().length === 1 && b.peer.remotes().length === 1, 'both to be there')
+  const [near, far] = joinEnds(a, b)
+  const [, silent] = joinEnds(a, b)
+  native.endWantReadable(far, false)
+  while (sendData(near, new Uint8Array(64)) > 0);
+  for (let i = 0; i < 4; i++) {
+    expect(receiveRecord(far)).toBe(Kind.DATA)
+    giveBack(handle(far), scratch[1]!, scratch[2]!)
+  }
+  expect(receiveRecordWait(silent, 5)).toBe(0)
+  // in the same turn of the loop
+  expect(sendData(near, new Uint8Array(64))).toBe(1)
 })
 
 test('what is large, what somebody waits for, and what finds the list full is given back at once', () => {

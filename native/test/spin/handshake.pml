@@ -1,6 +1,6 @@
 /* The two wake handshakes of core with explicit store buffers. Two processes: `producer` and `consumer`.
  *
- *   data wake   Producer::commit, Producer::wake_needed, BellWriter::ring, BellWriter::doorbell_needed
+ *   data wake   Producer::publish, Producer::wake_needed, BellWriter::ring, BellWriter::doorbell_needed
  *               against RecordCursor::published, Consumer::park, Sleeper::announce, BellReader::changed and take
  *   space wake  Consumer::publish_released, space_wake_needed, BellWriter::ring, doorbell_needed
  *               against Producer::want_space, reload, Sleeper::announce, BellReader::changed and take   (-DSPACE)
@@ -121,7 +121,7 @@ active proctype maker() {
   :: made < ITEMS ->
      (held[MAKER] + 3 <= CAP);                   /* room in the buffer for one round */
      made++;
-     STORE(MAKER, NEWS, made, true);            /* publish_record: Producer::commit · publish_released: Consumer::publish_released */
+     STORE(MAKER, NEWS, made, true);            /* publish_record: Producer::publish · publish_released: Consumer::publish_released */
      if
      :: made < ITEMS -> goto again              /* several commits may share one check */
      :: true

@@ -23,9 +23,16 @@ function noise(size: number, seed: number): Uint8Array {
   return bytes
 }
 
-/** The header of what begins there; payloads lie at multiples of 8. Processors that shared memory is used with are little-endian. */
-function headerOf({ buffer, byteOffset }: Uint8Array): Uint32Array {
-  return new Uint32Array(buffer, byteOffset, HEADER / Uint32Array.BYTES_PER_ELEMENT)
+function put(bytes: Uint8Array, sequence: number, sum: number): void {
+  bytes[0] = sequence
+  bytes[1] = sequence >>> 8
+  bytes[2] = sequence >>> 16
+  bytes[3] = sequence >>> 24
+  const total = sequence + sum
+  bytes[4] = total
+  bytes[5] = total >>> 8
+  bytes[6] = total >>> 16
+  bytes[7] = total >>> 24
 }
 
 /** Makes messages and sends them: copied in from a buffer, or filled in place. */
@@ -34,7 +41,6 @@ export class Writer {
   readonly #link: Link
   readonly #size: number
   readonly #buffers: Uint8Array[] = []
-  readonly #headers: Uint32Array[] = []
   readonly #sums: number[] = []
   readonly #reserve: boolean
   #turn = 0
@@ -55,7 +61,6 @@ export class Writer {
     for (let i = 0; i < count; i++) {
       const bytes = i < VARIANTS ? noise(size, i) : this.#buffers[i % VARIANTS]!.slice()
       this.#buffers.push(bytes)
-      this.#headers.push(headerOf(bytes))
       this.#sums.push(touch === 'all' ? native.benchChecksum(bytes.subarray(HEADER), 0) : 0)
     }
   }
@@ -65,9 +70,7 @@ export class Writer {
     if (this.#reserve) return this.#fill(sequence)
     const turn = this.#turn
     const bytes = this.#buffers[turn]!
-    const header = this.#headers[turn]!
-    header[0] = sequence
-    header[1] = sequence + this.#sums[turn]!
+    put(bytes, sequence, this.#sums[turn]!)
     const result = this.#link.send(bytes)
     if (result >= 0) {
       this.sent++
@@ -82,9 +85,7 @@ export class Writer {
     const { data } = lease
     const value = sequence & 255
     data.fill(value, HEADER)
-    const header = headerOf(data)
-    header[0] = sequence
-    header[1] = sequence + (this.#sums[value] ?? 0)
+    put(data, sequence, this.#sums[value] ?? 0)
     lease.commit()
     this.sent++
     return 1

@@ -1,5 +1,5 @@
-// nested-outer.mjs LIMIT [bench]: what runs in the guest that plays the host. It has the daemon, boots two guests inside it, and
-// tells what happens, one JSON object a line; the test reads that. With `bench`, `vmring bench` between the two is the last of it.
+// nested-outer.mjs LIMIT: what runs in the guest that plays the host. It has the daemon, boots two guests inside it, and
+// tells what happens, one JSON object a line; the test reads that. `vmring bench` between the two is the last of it.
 //   3  'kitchen' in the README, listens; its device is unplugged
 //   4  'table', connects; the policy gives it less
 // They boot without a device, get one, lose one of them, get it back.
@@ -16,7 +16,6 @@ const SERVICE = 'stream'
 const FORBIDDEN = 'secret'
 const BENCH = 'bench'
 const STEP_MS = Number(process.argv[2])
-const measures = process.argv[3] === 'bench'
 const root = resolve(import.meta.dirname, '../../..')
 const started = Date.now()
 const say = (said, more) => console.log(JSON.stringify({ at: (Date.now() - started) / 1000, said, ...more }))
@@ -187,11 +186,11 @@ async function bench(kitchen, table) {
     '--mode',
     'event',
     '--runs',
-    '2',
+    '1',
     '--warmup',
-    '2',
+    '1',
     '--duration',
-    '5',
+    '3',
   ]
   const wait = String(STEP_MS / 1000)
   const job = table.guest.start(command('--connect', BENCH, '--wait', wait, ...chosen, '--json', '-'), limits)
@@ -260,7 +259,7 @@ async function run() {
   say('result', { step: 'stream', listener, opener })
   await Promise.all([kitchen.begin('close'), table.begin('close')])
   await Promise.all([kitchen.job.success(), table.job.success()])
-  if (measures) say('result', { step: 'bench', report: await bench(kitchen, table) })
+  say('result', { step: 'bench', report: await bench(kitchen, table) })
 }
 
 try {
