@@ -80,7 +80,9 @@ TEST(scribbles_at_the_same_moment_are_bounded_and_reported) {
   uint64_t faults = 0;
   uint64_t popped = 0;
   Random random{3};
-  for (uint32_t number = 0; number < 1000; ++number) {
+  // Where others want the processors the liar comes first more often; then it takes more rounds until as many records were received.
+  constexpr uint32_t kRounds = 1000;
+  for (uint32_t number = 0; number < kRounds || (popped <= kRounds && number < 10 * kRounds); ++number) {
     Round round(number);
     hostile::Liar liar(round.memory, random);
     std::atomic<bool> over{false};
@@ -115,6 +117,6 @@ TEST(scribbles_at_the_same_moment_are_bounded_and_reported) {
   printf("  %llu rounds with faults, %llu records\n", static_cast<unsigned long long>(faults),
          static_cast<unsigned long long>(popped));
   CHECK(faults > 100);
-  CHECK(popped > 200); // the less, the more others want the processors
+  CHECK(popped > kRounds);
 }
 #endif
